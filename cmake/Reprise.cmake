@@ -1,0 +1,180 @@
+# The functions that the CMakeLists.txt of module and test folders call.
+#
+#   reprise_add_folders(<folder>...)   descend into each that has a CMakeLists.txt
+#   reprise_module(...)                a folder of sources -> static library reprise_<name>
+#   reprise_program(...)               a folder with main.cc -> program, and its rest as a module
+#   reprise_test(...)                  a test executable, known to ctest
+#   reprise_test_folder(...)           every *_test.cc of a folder, as one executable or as many
+#
+# A folder may be empty: it then makes an INTERFACE library, and no program or test, so that the
+# tree configures at every stage. Sources are globbed with CONFIGURE_DEPENDS: a new file is seen by
+# the next build.
+
+function(reprise_add_folders)
+  foreach(folder IN LISTS ARGN)
+    if(EXISTS "${CMAKE_CURRENT_SOURCE_DIR}/${folder}/CMakeLists.txt")
+      add_subdirectory(${folder})
+    endif()
+  endforeach()
+endfunction()
+
+# Fails when a module depends on one that no folder has defined.
+function(reprise_link_modules target keyword)
+  foreach(dep IN LISTS ARGN)
+    if(NOT TARGET reprise_${dep})
+      message(FATAL_ERROR "${target} wants module '${dep}', which is not defined (yet): "
+                          "order the folders so that lower layers come first")
+    endif()
+    target_link_libraries(${target} ${keyword} reprise_${dep})
+  endforeach()
+endfunction()
+
+# Standard headers are parsed once per build, not once per file. Headers still have to compile
+# alone: `tools/dev tidy --headers` and the sanitizer presets build without this.
+if(REPRISE_PCH)
+  add_library(reprise_pch STATIC cmake/pch.cc)
+  target_precompile_headers(reprise_pch PRIVATE cmake/pch.h)
+endif()
+
+function(reprise_use_pch target)
+  if(REPRISE_PCH)
+    target_precompile_headers(${target} REUSE_FROM reprise_pch)
+  endif()
+endfunction()
+
+# reprise_module(<name>
+#   [DEPS <modules...>]         modules whose headers this one may include; inherited by users
+#   [LIBS <targets...>]         third-party targets, known to this module's sources only
+#   [EXCLUDE <regex>]           file names to leave out (main.cc always is)
+#   [SERVER_SOURCES <regex>]    file names that exist only with REPRISE_WITH_SERVER_DEPS
+#   [SERVER_LIBS <targets...>]  what only those files link
+# )
+# Makes static library reprise_<name> of the *.cc files of the calling folder.
+function(reprise_module name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "EXCLUDE;SERVER_SOURCES" "DEPS;LIBS;SERVER_LIBS")
+  file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/*.cc")
+  list(FILTER sources EXCLUDE REGEX "/main\\.cc$")
+  if(arg_EXCLUDE)
+    list(FILTER sources EXCLUDE REGEX "/${arg_EXCLUDE}$")
+  endif()
+  if(arg_SERVER_SOURCES AND NOT REPRISE_WITH_SERVER_DEPS)
+    list(FILTER sources EXCLUDE REGEX "/${arg_SERVER_SOURCES}$")
+  endif()
+  if(REPRISE_WITH_SERVER_DEPS)
+    list(APPEND arg_LIBS ${arg_SERVER_LIBS})
+  endif()
+
+  if(sources)
+    add_library(reprise_${name} STATIC ${sources})
+    target_link_libraries(reprise_${name} PRIVATE ${arg_LIBS})
+    reprise_use_pch(reprise_${name})
+    set(keyword PUBLIC)
+  else()
+    add_library(reprise_${name} INTERFACE)
+    target_link_libraries(reprise_${name} INTERFACE ${arg_LIBS})
+    set(keyword INTERFACE)
+  endif()
+  # Includes are written from the repository root, those of the installed API from include/.
+  target_include_directories(reprise_${name} ${keyword}
+                             "${PROJECT_SOURCE_DIR}" "${PROJECT_SOURCE_DIR}/include")
+  reprise_link_modules(reprise_${name} ${keyword} ${arg_DEPS})
+endfunction()
+
+# reprise_program(<program> MODULE <name> [DEPS <modules...>] [LIBS <targets...>])
+# Makes bin/<program> of main.cc, once there is one, and reprise_<name> of the other sources.
+function(reprise_program program)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "MODULE" "DEPS;LIBS")
+  if(NOT TARGET reprise_${arg_MODULE})
+    reprise_module(${arg_MODULE} DEPS ${arg_DEPS} LIBS ${arg_LIBS})
+  endif()
+  file(GLOB main CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/main.cc")
+  if(NOT main)
+    return()
+  endif()
+  # The target is not named like the program: `reprise` and `reprise-bench` are too easily taken
+  # for modules.
+  add_executable(${program} ${main})
+  target_link_libraries(${program} PRIVATE ${arg_LIBS})
+  reprise_link_modules(${program} PRIVATE ${arg_MODULE} ${arg_DEPS})
+  reprise_use_pch(${program})
+endfunction()
+
+# reprise_test(<name> SOURCES <files...> [DEPS <modules...>] [LIBS <targets...>]
+#              [LABEL unit|conformance|sim|crash|golden|e2e]  default: unit
+#              [TIMEOUT <seconds>]                            default: 60
+#              [ENGINES]                                      run once per I/O engine
+#              [SERIAL]                                       never beside another test
+#              [ARGS <arguments...>])
+# Makes tests/<name>, linked with GoogleTest's main, and registers it. Tests run with the repository
+# root as working directory and report their cases to results/<name>.xml. With ENGINES they are
+# registered as <name>.uring and <name>.threads, which set REPRISE_IO.
+function(reprise_test name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "ENGINES;SERIAL" "LABEL;TIMEOUT" "SOURCES;DEPS;LIBS;ARGS")
+  if(NOT arg_LABEL)
+    set(arg_LABEL unit)
+  endif()
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 60)
+  endif()
+
+  add_executable(${name} ${arg_SOURCES})
+  set_target_properties(${name} PROPERTIES
+                        RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/tests")
+  target_link_libraries(${name} PRIVATE reprise::ext_gtest_main ${arg_LIBS})
+  reprise_link_modules(${name} PRIVATE ${arg_DEPS})
+  target_include_directories(${name} PRIVATE "${PROJECT_SOURCE_DIR}" "${PROJECT_SOURCE_DIR}/include")
+  reprise_use_pch(${name})
+
+  set(engines default)
+  set(labels ${arg_LABEL})
+  if(arg_ENGINES)
+    set(engines uring threads)
+    list(APPEND labels engines)
+  endif()
+  foreach(engine IN LISTS engines)
+    set(test ${name})
+    set(environment "")
+    if(NOT engine STREQUAL "default")
+      set(test ${name}.${engine})
+      set(environment "REPRISE_IO=${engine}")
+    endif()
+    add_test(NAME ${test} WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}"
+             COMMAND ${name} --gtest_output=xml:${PROJECT_BINARY_DIR}/results/${test}.xml
+                     ${arg_ARGS})
+    set_tests_properties(${test} PROPERTIES LABELS "${labels}" TIMEOUT ${arg_TIMEOUT}
+                         ENVIRONMENT "${environment}")
+    if(arg_SERIAL)
+      set_tests_properties(${test} PROPERTIES RUN_SERIAL ON)
+    endif()
+  endforeach()
+endfunction()
+
+# reprise_test_folder(<name> [EACH] [DIR <folder>] <arguments of reprise_test but SOURCES>)
+# All *_test.cc of the folder (default: the calling one) as one executable <name>; with EACH, every <x>_test.cc as
+# executable <name>_<x>. Other *.cc files are helpers, compiled into each. Modules in DEPS that this
+# build leaves out (REPRISE_WITH_SERVER_DEPS) leave the tests out as well.
+function(reprise_test_folder name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "EACH" "DIR" "DEPS")
+  set(folder "${CMAKE_CURRENT_SOURCE_DIR}/${arg_DIR}")
+  file(GLOB tests CONFIGURE_DEPENDS "${folder}/*_test.cc")
+  file(GLOB helpers CONFIGURE_DEPENDS "${folder}/*.cc")
+  list(FILTER helpers EXCLUDE REGEX "_test\\.cc$")
+  foreach(dep IN LISTS arg_DEPS)
+    if(NOT TARGET reprise_${dep} AND NOT REPRISE_WITH_SERVER_DEPS)
+      return()
+    endif()
+  endforeach()
+  if(NOT tests)
+    return()
+  endif()
+  if(NOT arg_EACH)
+    reprise_test(${name} SOURCES ${tests} ${helpers} DEPS ${arg_DEPS} ${arg_UNPARSED_ARGUMENTS})
+    return()
+  endif()
+  foreach(source IN LISTS tests)
+    get_filename_component(stem "${source}" NAME_WE)
+    string(REGEX REPLACE "_test$" "" stem "${stem}")
+    reprise_test(${name}_${stem} SOURCES ${source} ${helpers} DEPS ${arg_DEPS}
+                 ${arg_UNPARSED_ARGUMENTS})
+  endforeach()
+endfunction()

@@ -1,0 +1,62 @@
+# What the commands of tools/dev share: messages, stages with a log, locks, environment.
+# Sourced, with ROOT set and the repository root as current folder.
+
+readonly BUILD_ROOT="$ROOT/build"
+readonly LOG_DIR="$BUILD_ROOT/logs"
+readonly VENV="$ROOT/.venv"
+mkdir -p "$LOG_DIR"
+
+say() { printf '%s\n' "$*"; }
+
+die() {
+  printf 'tools/dev: %s\n' "$*" >&2
+  exit 2
+}
+
+# stage NAME COMMAND...: runs the command with its output in build/logs/NAME.log and prints one line
+# with the elapsed time. On failure prints the end of the log and how to repeat the stage.
+stage() {
+  local name="$1" log="$LOG_DIR/${1// /-}.log" begin=$SECONDS status=0
+  shift
+  "$@" >"$log" 2>&1 || status=$?
+  if ((status == 0)); then
+    printf '%-28s ok      %4ds\n' "$name" $((SECONDS - begin))
+    return 0
+  fi
+  printf '%-28s FAILED  %4ds  (exit %d)\n' "$name" $((SECONDS - begin)) "$status"
+  tail -n "${STAGE_TAIL:-60}" "$log" | sed 's/^/  | /'
+  say "  full log: ${log#"$ROOT"/}"
+  say "  repeat:   ${STAGE_REPEAT:-${*/#$ROOT\//}}"
+  return "$status"
+}
+
+# with_lock NAME COMMAND...: one holder at a time per checkout; says so when it has to wait.
+with_lock() {
+  local lock="$BUILD_ROOT/.lock.$1" status=0
+  shift
+  exec {lock_fd}>"$lock"
+  if ! flock --nonblock "$lock_fd"; then
+    say "waiting for another tools/dev in this checkout ..."
+    flock "$lock_fd"
+  fi
+  "$@" {lock_fd}>&- || status=$?
+  exec {lock_fd}>&-
+  return "$status"
+}
+
+# Makes our programs, library and Python package visible to Python tests, demo and benchmarks.
+export_product_environment() {
+  local preset="$1"
+  export REPRISE_BUILD_DIR="$BUILD_ROOT/$preset"
+  export REPRISE_LIBRARY="$REPRISE_BUILD_DIR/lib/libreprise.so"
+  export PATH="$REPRISE_BUILD_DIR/bin:$PATH"
+  export PYTHONPATH="$ROOT/client/python${PYTHONPATH:+:$PYTHONPATH}"
+  export HF_HUB_OFFLINE=1
+}
+
+check_preset() {
+  case "$1" in
+    release | dev | asan | tsan) ;;
+    *) die "unknown preset '$1': release, dev, asan or tsan" ;;
+  esac
+}
