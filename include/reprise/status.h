@@ -1,0 +1,95 @@
+// Status and Result<T>: how every Reprise call reports success or failure.
+//
+// One error type for the whole product. The code tells a *program* what it may do next; the message
+// tells a *person* what happened and what to do. Codes carry gRPC's numbers, so that they cross the
+// control API unchanged. A separate code exists only where a caller reacts differently.
+//
+// Thread rule: values, no shared state. Neither type throws. Both are [[nodiscard]]: an ignored
+// failure is a compile-time warning (an error in our builds).
+#pragma once
+
+#include <cstdint>
+#include <expected>
+#include <ostream>
+#include <string>
+#include <string_view>
+#include <utility>
+
+namespace reprise {
+
+// What a caller can react to. Numbers are gRPC's; kOutcomeUnknown is ours (it travels as 17).
+enum class Code : uint8_t {
+  kOk = 0,
+  kCancelled = 1,           // the caller, or shutdown, withdrew the operation
+  kInvalidArgument = 3,     // the request can never succeed: fix it
+  kDeadlineExceeded = 4,    // a named wait ran out; the setting to raise is in the message
+  kNotFound = 5,            // no such job, checkpoint, tensor
+  kAlreadyExists = 6,       // another attempt won this (epoch, step), or the job is alive elsewhere
+  kPermissionDenied = 7,    // ticket or credential does not cover this
+  kResourceExhausted = 8,   // disk, slab or quota is full: free some, or retry later
+  kFailedPrecondition = 9,  // the object is in a state that does not allow this
+  kAborted = 10,            // the attempt failed for the whole job; the next step may try again
+  kOutOfRange = 11,         // beyond the end of a file, tensor or ring
+  kUnimplemented = 12,      // the peer's version or this build lacks the feature
+  kInternal = 13,           // a defect of Reprise
+  kUnavailable = 14,        // peer or device away: retry
+  kDataLoss = 15,           // stored bytes fail their digest and no intact copy is left
+  kUnauthenticated = 16,    // no valid credential
+  kOutcomeUnknown = 17,     // the effect may or may not have happened: ask again with the same op id
+  kFenced = 18,             // a newer run of this job exists; this process must stop saving
+};
+
+// The code's name as logs, JSON and the CLI print it ("RESOURCE_EXHAUSTED").
+std::string_view CodeName(Code code);
+
+class [[nodiscard]] Status {
+ public:
+  // Success.
+  Status() = default;
+  // A failure; `code` must not be kOk. `message` says what happened and what to do.
+  Status(Code code, std::string message) : code_(code), message_(std::move(message)) {}
+
+  bool ok() const { return code_ == Code::kOk; }
+  Code code() const { return code_; }
+  const std::string& message() const { return message_; }
+  // "CODE_NAME: message", or "OK".
+  std::string ToString() const;
+
+  // The same failure with `context` put in front ("shard 3: ..."). No effect on success. Annotate
+  // once, in the layer that knows the object's name.
+  Status Annotate(std::string_view context) const;
+
+  friend bool operator==(const Status& left, const Status& right) {
+    return left.code_ == right.code_ && left.message_ == right.message_;
+  }
+  friend std::ostream& operator<<(std::ostream& out, const Status& status) {
+    return out << status.ToString();
+  }
+
+ private:
+  Code code_ = Code::kOk;
+  std::string message_;
+};
+
+inline Status OkStatus() { return {}; }
+
+// Either a T or the Status that explains why there is none. `*result` on an error is a programming
+// error (checked in release builds through libstdc++ assertions).
+template <typename T>
+using Result = std::expected<T, Status>;
+
+// Turns a failure into the error side of any Result: `return Error(Code::kNotFound, "...")`.
+inline std::unexpected<Status> Error(Code code, std::string message) {
+  return std::unexpected<Status>(Status(code, std::move(message)));
+}
+inline std::unexpected<Status> Error(Status status) {
+  return std::unexpected<Status>(std::move(status));
+}
+
+// The Status of a Result: OK when it holds a value.
+template <typename T>
+Status StatusOf(const Result<T>& result) {
+  return result.has_value() ? Status() : result.error();
+}
+
+}  // namespace reprise
