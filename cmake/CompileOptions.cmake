@@ -20,9 +20,9 @@ set(CMAKE_RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bin")
 set(CMAKE_LIBRARY_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/lib")
 set(CMAKE_ARCHIVE_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/lib")
 
-add_compile_options(-fPIC -fvisibility=hidden -fvisibility-inlines-hidden -fno-omit-frame-pointer
-                    -ffile-prefix-map=${PROJECT_SOURCE_DIR}/=)
-add_link_options(-Wl,--as-needed)
+add_compile_options(-fPIC -pthread -fvisibility=hidden -fvisibility-inlines-hidden
+                    -fno-omit-frame-pointer -ffile-prefix-map=${PROJECT_SOURCE_DIR}/=)
+add_link_options(-pthread -Wl,--as-needed)
 string(APPEND CMAKE_EXE_LINKER_FLAGS " -pie")
 
 # Warnings. -Wthread-safety reads the annotations of core/base and exists in clang only.
@@ -69,6 +69,3 @@ endif()
 if(REPRISE_PCH AND CMAKE_CXX_COMPILER_ID MATCHES "Clang")
   add_compile_options("$<$<COMPILE_LANGUAGE:CXX>:SHELL:-Xclang -fno-pch-timestamp>")
 endif()
-
-find_package(Threads REQUIRED)
-link_libraries(Threads::Threads)

@@ -63,12 +63,14 @@ reprise_external(benchmark TARGETS benchmark::benchmark)
 # Left out of builds that instrument everything they link (see REPRISE_WITH_SERVER_DEPS).
 if(REPRISE_WITH_SERVER_DEPS)
   pkg_check_modules(rocksdb REQUIRED IMPORTED_TARGET rocksdb)
-  pkg_check_modules(grpc REQUIRED IMPORTED_TARGET grpc++ protobuf)
+  # Not by pkg-config, which takes 25 s to walk gRPC's list of Abseil parts.
+  find_package(Protobuf REQUIRED)
+  find_package(gRPC REQUIRED CONFIG)
   pkg_check_modules(httplib REQUIRED IMPORTED_TARGET cpp-httplib)
   find_program(REPRISE_PROTOC protoc REQUIRED)
   find_program(REPRISE_GRPC_CPP_PLUGIN grpc_cpp_plugin REQUIRED)
 
   reprise_external(rocksdb TARGETS PkgConfig::rocksdb)
-  reprise_external(grpc TARGETS PkgConfig::grpc)
+  reprise_external(grpc TARGETS gRPC::grpc++ protobuf::libprotobuf)
   reprise_external(http TARGETS PkgConfig::httplib)
 endif()

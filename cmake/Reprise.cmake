@@ -91,8 +91,6 @@ function(reprise_program program)
   if(NOT main)
     return()
   endif()
-  # The target is not named like the program: `reprise` and `reprise-bench` are too easily taken
-  # for modules.
   add_executable(${program} ${main})
   target_link_libraries(${program} PRIVATE ${arg_LIBS})
   reprise_link_modules(${program} PRIVATE ${arg_MODULE} ${arg_DEPS})

@@ -13,8 +13,17 @@ die() {
   exit 2
 }
 
+# The compiler's messages of a failed build, the end of any other log.
+show_failure() {
+  if grep -q '^FAILED: ' "$1"; then
+    grep -v -E '^\[[0-9]+/[0-9]+\]|^/usr/bin/cmake -E env|^: && ' "$1" | head -n 60
+  else
+    tail -n 60 "$1"
+  fi
+}
+
 # stage NAME COMMAND...: runs the command with its output in build/logs/NAME.log and prints one line
-# with the elapsed time. On failure prints the end of the log and how to repeat the stage.
+# with the elapsed time. On failure prints what matters of the log and how to repeat the stage.
 stage() {
   local name="$1" log="$LOG_DIR/${1// /-}.log" begin=$SECONDS status=0
   shift
@@ -24,7 +33,7 @@ stage() {
     return 0
   fi
   printf '%-28s FAILED  %4ds  (exit %d)\n' "$name" $((SECONDS - begin)) "$status"
-  tail -n "${STAGE_TAIL:-60}" "$log" | sed 's/^/  | /'
+  show_failure "$log" | sed 's/^/  | /'
   say "  full log: ${log#"$ROOT"/}"
   say "  repeat:   ${STAGE_REPEAT:-${*/#$ROOT\//}}"
   return "$status"
