@@ -120,7 +120,16 @@ struct MarkEntry {
 using Entry = std::variant<JobEntry, EpochEntry, ResumeEntry, LayoutEntry, PreparedEntry,
                            CommitEntry, PromoteEntry, AbortEntry, DeleteEntry, PinEntry, MarkEntry>;
 
+// What free text may take, so that every entry fits a slot.
+inline constexpr size_t kReasonBytesMax = 256;  // a reason, a launcher
+inline constexpr size_t kSkippedMax = 8;        // skipped checkpoints of a RESUME
+// The entry with texts shortened and the skipped list cut to these limits. Do this to what comes
+// from outside before it is journalled *and* applied.
+Entry Bounded(Entry entry);
+
+// At most limits::kJournalEntryBytesMax; CHECKs the limits (names, texts, runs per shard).
 Bytes EncodeEntry(const Entry& entry);
+// DATA_LOSS: malformed. UNIMPLEMENTED: a type this build lacks.
 Result<Entry> DecodeEntry(ByteView bytes);
 // "COMMIT", "PREPARED", ... for logs.
 std::string_view EntryName(const Entry& entry);
@@ -138,7 +147,8 @@ struct Slot {
 };
 // Exactly limits::kJournalSlotBytes; CHECKs that the entries fit.
 Bytes EncodeSlot(const Slot& slot);
-// DATA_LOSS for anything that is not an intact slot of `store` (wrong magic, CRC, store, version).
+// DATA_LOSS for anything that is not an intact slot of `store` (wrong magic, CRC, store). An intact
+// slot of a newer version is UNIMPLEMENTED: recovery must stop there, not take it for a torn tail.
 Result<Slot> DecodeSlot(ByteView bytes, const Id& store);
 // The value the next slot carries as `previous`: XXH3-128 of the encoded slot.
 Digest ChainValue(ByteView encoded_slot);

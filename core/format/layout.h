@@ -49,6 +49,9 @@ uint64_t BytesOf(const Piece& piece);
 bool IsWhole(const Piece& piece);
 Box WholeBox(const std::vector<uint64_t>& shape);
 
+// Every position is a multiple of this (of the chunk size for a piece of at least one chunk).
+inline constexpr uint64_t kPieceAlignment = 64;
+
 struct Layout {
   std::vector<Piece> pieces;  // in shard order
   uint32_t chunk_bytes = 0;   // the chunk size positions were made for
@@ -58,14 +61,15 @@ struct Layout {
 };
 
 // Sorts pieces into shard order (tensors by dtype size descending, then bytes descending, then name;
-// auxiliary items last), gives each its position (aligned to its dtype, at least 64 bytes; to a chunk
-// boundary when it has at least one chunk) and sets shard_bytes. `order_out`, when given, receives
-// for each new index the index the piece had before.
+// auxiliary items last), gives each its position (a multiple of kPieceAlignment; a chunk boundary
+// when it has at least one chunk) and sets shard_bytes. `order_out`, when given, receives for each
+// new index the index the piece had before. `chunk_bytes` is a power of two.
 void AssignPositions(Layout& layout, uint32_t chunk_bytes, std::vector<uint32_t>* order_out = nullptr);
 
 // INVALID_ARGUMENT names the first piece that is malformed: a name that is empty, too long or twice
-// in the layout, boxes outside the shape or overlapping, sizes over the limits, positions that
-// overlap or pass shard_bytes.
+// in the layout, boxes outside the shape or overlapping, sizes over the limits, positions that are
+// not aligned or not ascending, a shard_bytes that is not the end of the last piece. The order of
+// AssignPositions is not demanded. A piece may be empty (no box, or one without elements).
 Status Validate(const Layout& layout);
 
 Bytes EncodeLayout(const Layout& layout);

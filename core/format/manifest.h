@@ -46,7 +46,7 @@ struct ShardManifest {
   std::vector<Digest> chunk_digests;  // ceil(length / chunk_bytes); the last chunk may be short
   std::vector<Digest> piece_digests;  // one per piece of the layout; zero where not computed
   Digest root;
-  std::vector<Run> runs;  // where the bytes lie, in order; total >= length
+  std::vector<Run> runs;  // where the bytes lie, in order; total >= length; none: not in segments
 
   bool operator==(const ShardManifest&) const = default;
 };
@@ -56,6 +56,9 @@ uint64_t ChunkCount(uint64_t length, uint32_t chunk_bytes);
 // Bytes of chunk `index` ([0, chunk_bytes], short at the end).
 uint64_t ChunkLength(uint64_t length, uint32_t chunk_bytes, uint64_t index);
 
+// DATA_LOSS names what does not fit: rank and world, chunk size, counts, runs, the root.
+Status Validate(const ShardManifest& manifest);
+// CHECKs Validate(manifest): set `root` first.
 Bytes EncodeShardManifest(const ShardManifest& manifest);
 // Decodes and checks structure and root; DATA_LOSS says what does not fit.
 Result<ShardManifest> DecodeShardManifest(ByteView bytes);
@@ -77,6 +80,9 @@ struct CheckpointShard {
   bool operator==(const CheckpointShard&) const = default;
 };
 
+// Bytes of the user's metadata in one checkpoint.
+inline constexpr size_t kMetadataBytesMax = 64 * limits::kKiB;
+
 struct CheckpointManifest {
   Id job;
   CheckpointKey key;
@@ -90,9 +96,14 @@ struct CheckpointManifest {
   bool operator==(const CheckpointManifest&) const = default;
 };
 
-// XXH3-128 over identity and shard roots (not over locations).
+// XXH3-128 over identity, metadata and shard roots (not over locations and wall time).
 Digest CheckpointRoot(const CheckpointManifest& manifest);
+// DATA_LOSS names what does not fit: ranks that are not 0..world-1, layouts that are not exactly
+// those of the shards.
+Status Validate(const CheckpointManifest& manifest);
+// CHECKs Validate(manifest).
 Bytes EncodeCheckpointManifest(const CheckpointManifest& manifest);
+// Decodes and checks structure and root; DATA_LOSS says what does not fit.
 Result<CheckpointManifest> DecodeCheckpointManifest(ByteView bytes);
 
 }  // namespace reprise::format
