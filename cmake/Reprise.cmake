@@ -29,16 +29,29 @@ function(reprise_link_modules target keyword)
   endforeach()
 endfunction()
 
-# Standard headers are parsed once per build, not once per file. Headers still have to compile
-# alone: `tools/dev tidy --headers` and the sanitizer presets build without this.
+# Headers that many files include are parsed once per build, not once per file: cmake/pch/std.h for
+# everything, with GoogleTest for tests, with gRPC for its adapters. Measured on 2 cores: a test file
+# 1.3 -> 0.35 s, a gRPC file 4.3 -> 2.4 s, 3 s once for each precompiled header. Files must still
+# include what they use: `tools/dev tidy --headers` and the sanitizer presets build without this.
+function(reprise_add_pch name)
+  add_library(reprise_pch_${name} STATIC cmake/pch/empty.cc)
+  target_include_directories(reprise_pch_${name} PRIVATE "${PROJECT_SOURCE_DIR}")
+  target_link_libraries(reprise_pch_${name} PRIVATE ${ARGN})
+  target_precompile_headers(reprise_pch_${name} PRIVATE "${PROJECT_SOURCE_DIR}/cmake/pch/${name}.h")
+endfunction()
+
 if(REPRISE_PCH)
-  add_library(reprise_pch STATIC cmake/pch.cc)
-  target_precompile_headers(reprise_pch PRIVATE cmake/pch.h)
+  reprise_add_pch(std)
+  reprise_add_pch(test reprise::ext_gtest)
+  if(REPRISE_WITH_SERVER_DEPS)
+    reprise_add_pch(grpc reprise::ext_grpc)
+  endif()
 endif()
 
-function(reprise_use_pch target)
+# reprise_use_pch(<target> std|test|grpc)
+function(reprise_use_pch target name)
   if(REPRISE_PCH)
-    target_precompile_headers(${target} REUSE_FROM reprise_pch)
+    target_precompile_headers(${target} REUSE_FROM reprise_pch_${name})
   endif()
 endfunction()
 
@@ -48,10 +61,11 @@ endfunction()
 #   [EXCLUDE <regex>]           file names to leave out (main.cc always is)
 #   [SERVER_SOURCES <regex>]    file names that exist only with REPRISE_WITH_SERVER_DEPS
 #   [SERVER_LIBS <targets...>]  what only those files link
+#   [PCH <name>]                precompiled header; default: std
 # )
 # Makes static library reprise_<name> of the *.cc files of the calling folder.
 function(reprise_module name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "EXCLUDE;SERVER_SOURCES" "DEPS;LIBS;SERVER_LIBS")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "EXCLUDE;SERVER_SOURCES;PCH" "DEPS;LIBS;SERVER_LIBS")
   file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/*.cc")
   list(FILTER sources EXCLUDE REGEX "/main\\.cc$")
   if(arg_EXCLUDE)
@@ -67,7 +81,10 @@ function(reprise_module name)
   if(sources)
     add_library(reprise_${name} STATIC ${sources})
     target_link_libraries(reprise_${name} PRIVATE ${arg_LIBS})
-    reprise_use_pch(reprise_${name})
+    if(NOT arg_PCH)
+      set(arg_PCH std)
+    endif()
+    reprise_use_pch(reprise_${name} ${arg_PCH})
     set(keyword PUBLIC)
   else()
     add_library(reprise_${name} INTERFACE)
@@ -80,13 +97,11 @@ function(reprise_module name)
   reprise_link_modules(reprise_${name} ${keyword} ${arg_DEPS})
 endfunction()
 
-# reprise_program(<program> MODULE <name> [DEPS <modules...>] [LIBS <targets...>])
+# reprise_program(<program> MODULE <name> [DEPS <modules...>] [LIBS <targets...>] [PCH <name>])
 # Makes bin/<program> of main.cc, once there is one, and reprise_<name> of the other sources.
 function(reprise_program program)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "MODULE" "DEPS;LIBS")
-  if(NOT TARGET reprise_${arg_MODULE})
-    reprise_module(${arg_MODULE} DEPS ${arg_DEPS} LIBS ${arg_LIBS})
-  endif()
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "MODULE;PCH" "DEPS;LIBS")
+  reprise_module(${arg_MODULE} DEPS ${arg_DEPS} LIBS ${arg_LIBS} PCH ${arg_PCH})
   file(GLOB main CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/main.cc")
   if(NOT main)
     return()
@@ -94,7 +109,7 @@ function(reprise_program program)
   add_executable(${program} ${main})
   target_link_libraries(${program} PRIVATE ${arg_LIBS})
   reprise_link_modules(${program} PRIVATE ${arg_MODULE} ${arg_DEPS})
-  reprise_use_pch(${program})
+  reprise_use_pch(${program} std)
 endfunction()
 
 # reprise_test(<name> SOURCES <files...> [DEPS <modules...>] [LIBS <targets...>]
@@ -121,7 +136,7 @@ function(reprise_test name)
   target_link_libraries(${name} PRIVATE reprise::ext_gtest_main ${arg_LIBS})
   reprise_link_modules(${name} PRIVATE ${arg_DEPS})
   target_include_directories(${name} PRIVATE "${PROJECT_SOURCE_DIR}" "${PROJECT_SOURCE_DIR}/include")
-  reprise_use_pch(${name})
+  reprise_use_pch(${name} test)
 
   set(engines default)
   set(labels ${arg_LABEL})

@@ -13,10 +13,12 @@ die() {
   exit 2
 }
 
-# The compiler's messages of a failed build, the end of any other log.
+# The compiler's messages of a failed build, CMake's of a configuration, the end of any other log.
 show_failure() {
   if grep -q '^FAILED: ' "$1"; then
     grep -v -E '^\[[0-9]+/[0-9]+\]|^/usr/bin/cmake -E env|^: && ' "$1" | head -n 60
+  elif grep -q '^CMake Error' "$1"; then
+    sed -n '/^CMake Error/,$p' "$1" | head -n 60
   else
     tail -n 60 "$1"
   fi

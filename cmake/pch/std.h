@@ -1,4 +1,4 @@
-// Standard headers that most files of Reprise include, parsed once per build.
+// Precompiled for every file of Reprise: the standard headers that most include.
 //
 // A file must not rely on this list: it includes what it uses. The sanitizer presets build without
 // precompiled headers and fail where one forgot.

@@ -1,1 +1,0 @@
-// The translation unit that owns the precompiled header; see pch.h.

@@ -1,0 +1,7 @@
+// Precompiled for the adapters that speak gRPC (server/rpc, tools/cli): std.h and gRPC.
+#pragma once
+
+#include "cmake/pch/std.h"
+
+#include <google/protobuf/message.h>
+#include <grpcpp/grpcpp.h>
