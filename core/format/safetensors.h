@@ -1,9 +1,10 @@
 // The safetensors file form of a shard or of a whole checkpoint: 8-byte little-endian header length,
 // JSON header, tensor bytes with no holes.
 //
-// A bare name is used only for a whole tensor; a piece is "name#o0:o1x..." (its offsets and extents),
-// so that no loader takes a shard for the tensor. Dtypes the format lacks are U8 with the true dtype
-// in __metadata__. Auxiliary items come last. docs/format.md, "File form".
+// A bare name is used only for a whole tensor; a piece is "name#o0:e0xo1:e1" (offset and extent of
+// each axis; boxes joined by '+'), "name#flatB:N" or "name#empty", so that no loader takes a shard
+// for the tensor. '#' and '%' in names become %23 and %25. Dtypes the format lacks are U8 with the
+// true dtype in __metadata__. Auxiliary items come last. docs/format.md, "File form".
 //
 // Thread rule: pure functions; no I/O. nlohmann-json is used inside safetensors.cc only.
 #pragma once
@@ -35,10 +36,13 @@ struct SafetensorsHeader {
   bool operator==(const SafetensorsHeader&) const = default;
 };
 
-// Length prefix and JSON, padded with spaces to 8 bytes. Items must be contiguous from 0.
-Bytes EncodeSafetensorsHeader(const SafetensorsHeader& header);
+// Length prefix and JSON, padded with spaces to 8 bytes. INVALID_ARGUMENT names the defect: items
+// that are not contiguous from 0, a name twice or not UTF-8, a header over 90 MiB.
+Result<Bytes> EncodeSafetensorsHeader(const SafetensorsHeader& header);
+// Bytes of a file's prefix and header together, from its first 8 bytes; tensor bytes begin there.
+Result<uint64_t> SafetensorsHeaderBytes(ByteView prefix);
 // `bytes` starts at the length prefix and holds the whole header. INVALID_ARGUMENT names the defect
-// (holes, overlaps, size that does not match dtype and shape, header over 90 MB).
+// (holes, overlaps, size that does not match dtype and shape, header over 90 MiB).
 Result<SafetensorsHeader> DecodeSafetensorsHeader(ByteView bytes);
 
 // The name a piece has in a file: bare when it is the whole tensor.
