@@ -36,8 +36,8 @@ void Loop::Stop() {
 }
 
 bool Loop::RunOnce(bool may_block) {
-  TakePosted();
-  bool worked = FireTimers();
+  bool worked = TakePosted();
+  worked = FireTimers() || worked;
   // Only what is ready now: work scheduled by this turn waits for the next, so that I/O is not starved.
   for (size_t count = ready_.size(); count > 0 && !ready_.empty(); --count) {
     std::coroutine_handle<> handle = ready_.front();
@@ -46,7 +46,8 @@ bool Loop::RunOnce(bool may_block) {
     worked = true;
   }
   if (stop_.load(std::memory_order_acquire)) return worked;
-  bool more = !ready_.empty() || has_posted_.load(std::memory_order_acquire);
+  // Whoever drives the loop must see what this turn did before the loop sleeps on it.
+  bool more = worked || !ready_.empty() || has_posted_.load(std::memory_order_acquire);
   if (more || !may_block) {
     if (reactor_ != nullptr) reactor_->Poll(Nanos{0});
   } else {
@@ -79,8 +80,8 @@ void Loop::Post(std::function<void()> work) {
   if (reactor_ != nullptr) reactor_->Wake();
 }
 
-void Loop::TakePosted() {
-  if (!has_posted_.load(std::memory_order_acquire)) return;
+bool Loop::TakePosted() {
+  if (!has_posted_.load(std::memory_order_acquire)) return false;
   std::vector<std::function<void()>> work;
   {
     std::lock_guard lock(mutex_);
@@ -88,6 +89,7 @@ void Loop::TakePosted() {
     has_posted_.store(false, std::memory_order_release);
   }
   for (std::function<void()>& item : work) item();
+  return true;
 }
 
 Loop::Root Loop::RunRoot(Task<void> task, std::list<Root>::iterator) { co_await std::move(task); }

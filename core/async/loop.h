@@ -116,7 +116,7 @@ class Loop {
   using TimerKey = std::pair<TimePoint, TimerId>;
 
   Root RunRoot(Task<void> task, std::list<Root>::iterator self);
-  void TakePosted();
+  bool TakePosted();
   bool FireTimers();
   std::optional<Nanos> TimeToNextTimer() const;
   void Wait(std::optional<Nanos> timeout);

@@ -89,9 +89,14 @@ class Io : public Reactor {
   class [[nodiscard]] Operation {
    public:
     Operation(Io& io, IoRequest request, std::optional<TimePoint> deadline)
-        : io_(io), request_(request), deadline_(deadline) {}
+        : io_(io), loop_(io.loop_), request_(request), deadline_(deadline) {}
     Operation(const Operation&) = delete;
     Operation& operator=(const Operation&) = delete;
+    // A frame destroyed while suspended (only legal after its engine dropped the request) must not
+    // leave a timer behind. The engine may be gone by then; the loop is not.
+    ~Operation() {
+      if (timer_ != 0) loop_.CancelTimer(timer_);
+    }
     bool await_ready() const noexcept { return false; }
     void await_suspend(std::coroutine_handle<> caller);
     int64_t await_resume();
@@ -100,6 +105,7 @@ class Io : public Reactor {
 
    private:
     Io& io_;
+    Loop& loop_;
     IoRequest request_;
     std::optional<TimePoint> deadline_;
     Loop::TimerId timer_ = 0;
