@@ -41,9 +41,21 @@ static_assert(kRunsPerShardMax * 20 + 512 <= kJournalEntryBytesMax);
 // Data-plane frames.
 inline constexpr size_t kFrameHeaderBytes = 64;
 inline constexpr uint32_t kFramePayloadMax = kChunkBytesMax;
-// A message body (everything that is not chunk bytes).
+// The part of a message body (everything that is not chunk bytes) that one frame carries.
 inline constexpr uint32_t kMessageBytesMax = 4 * kMiB;
 static_assert(kMessageBytesMax <= kFramePayloadMax);
+// A whole message body, which may take several frames: a layout with its piece digests, a manifest.
+inline constexpr size_t kBodyBytesMax = 128 * kMiB;
+static_assert(kLayoutBytesMax + kPiecesPerLayoutMax * 16 + kMiB <= kBodyBytesMax);
+static_assert((kChunksPerShardMax + kPiecesPerLayoutMax) * 16 + kMiB <= kBodyBytesMax);
+// Bodies that one connection may leave half-sent at a time.
+inline constexpr size_t kPartialBodiesMax = 16;
+// HELLO and its answer: all a stranger may make us hold.
+inline constexpr uint32_t kHelloBytesMax = 1 * kKiB;
+// Free text in messages: descriptions, launchers, hosts.
+inline constexpr size_t kTextBytesMax = 256;
+inline constexpr size_t kRingChunksMax = 1 << 16;  // chunks of one restore ring
+inline constexpr size_t kStreamsPerConnectionMax = 64;
 inline constexpr uint32_t kCreditsDefault = 16;  // chunks in flight for one upload
 inline constexpr uint32_t kCreditsMax = 256;
 

@@ -12,6 +12,8 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
+#include <string_view>
 
 #include "core/base/bytes.h"
 #include "core/base/digest.h"
@@ -37,6 +39,7 @@ enum class Opcode : uint16_t {
   kCredit = 19,  // receiver -> sender: offset more chunks may be sent
   kPutSeal = 20,
   kSealed = 21,
+  kPutAbandon = 22,  // sender gives the upload up; kDone answers when its space is free again
   // reading a checkpoint (stream id = one open checkpoint)
   kReadOpen = 32,
   kReadOk = 33,
@@ -68,7 +71,9 @@ enum class Opcode : uint16_t {
   kBye = 82,         // orderly detach
 };
 bool IsKnown(Opcode opcode);
-std::string_view OpcodeName(Opcode opcode);
+std::string_view OpcodeName(Opcode opcode);  // "PUT_OPEN", ...; "?" for an unknown one
+// Opcodes that never carry a payload.
+bool IsBodiless(Opcode opcode);
 
 enum FrameFlags : uint32_t {
   kFlagMore = 1,  // the message body continues in the next frame of this request id

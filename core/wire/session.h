@@ -30,22 +30,26 @@ class Session {
  public:
   explicit Session(Role role) : role_(role) {}
 
-  // The connecting side's first frame / the accepting side's answer, ready to send.
+  // The connecting side's first frame. The session is established when HELLO_OK passed OnBody.
   Bytes MakeHello(const Hello& hello);
+  // The accepting side's answer to a HELLO that passed OnBody. UNIMPLEMENTED: no version in common,
+  // or a required feature this build lacks; the message names it.
   Result<Bytes> AcceptHello(const Hello& theirs, const HelloOk& ours);
 
   struct Expect {
     FrameHeader header;
     bool chunk = false;  // payload is raw chunk bytes: receive it into an aligned buffer of your own
   };
-  // Checks a header in the connection's current state.
+  // Checks a header in the connection's current state; allocates nothing. Besides the codes of
+  // DecodeFrameHeader: FAILED_PRECONDITION when the opcode is not legal here and now,
+  // INVALID_ARGUMENT when the payload does not fit the opcode or the limits.
   Result<Expect> OnHeader(std::span<const uint8_t, limits::kFrameHeaderBytes> bytes);
 
   struct Incoming {
     FrameHeader header;
     Bytes body;
   };
-  // A message frame's payload. Yields the whole body once its last frame is here.
+  // A message frame's payload (empty ones too). Yields the body once its last frame is here.
   Result<std::optional<Incoming>> OnBody(const FrameHeader& header, ByteView payload);
 
   // Frames of a message: headers and payloads, split at the payload limit.
@@ -60,14 +64,29 @@ class Session {
 
   bool established() const { return established_; }
   bool broken() const { return broken_; }
+  // Bytes of bodies whose last frame is still to come.
+  uint64_t partial_bytes() const { return partial_bytes_; }
 
  private:
+  struct Partial {
+    FrameHeader first;
+    Bytes body;
+  };
   bool IsLegal(Opcode opcode) const;
+  Status CheckHeader(const FrameHeader& header) const;
+  Status CheckHelloOk(ByteView body);
+  std::unexpected<Status> Break(Status status);
+
   Role role_;
   bool established_ = false;
   bool broken_ = false;
-  std::map<uint64_t, Bytes> partial_;  // request id -> body so far; bounded
-  uint64_t partial_bytes_ = 0;
+  bool hello_sent_ = false;      // connecting side
+  bool hello_received_ = false;  // accepting side
+  std::map<uint64_t, Partial> partial_;  // by request id; at most limits::kPartialBodiesMax
+  uint64_t partial_bytes_ = 0;           // at most limits::kBodyBytesMax
 };
+
+// Features this build understands (bits of Hello::required_features).
+inline constexpr uint64_t kKnownFeatures = 0;
 
 }  // namespace reprise::wire
