@@ -18,12 +18,13 @@
 
 #include "core/async/task.h"
 #include "core/base/bytes.h"
+#include "core/format/mark.h"
 #include "reprise/status.h"
-#include "server/journal/journal.h"
 
 namespace reprise::catalog {
 
-using journal::Mark;
+// The last group a catalog has applied; journal::Mark by another name.
+using Mark = format::GroupMark;
 
 // A row is put (value present) or removed.
 struct RowChange {
