@@ -129,6 +129,9 @@ function(reprise_test name)
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 60)
   endif()
+  if(REPRISE_SANITIZE)
+    math(EXPR arg_TIMEOUT "4 * ${arg_TIMEOUT}")
+  endif()
 
   add_executable(${name} ${arg_SOURCES})
   set_target_properties(${name} PROPERTIES
@@ -152,7 +155,7 @@ function(reprise_test name)
       set(environment "REPRISE_IO=${engine}")
     endif()
     add_test(NAME ${test} WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}"
-             COMMAND ${name} --gtest_output=xml:${PROJECT_BINARY_DIR}/results/${test}.xml
+             COMMAND ${name} --gtest_brief=1 --gtest_output=xml:${PROJECT_BINARY_DIR}/results/${test}.xml
                      ${arg_ARGS})
     set_tests_properties(${test} PROPERTIES LABELS "${labels}" TIMEOUT ${arg_TIMEOUT}
                          ENVIRONMENT "${environment}")

@@ -2,9 +2,11 @@
 
 source tools/dev.d/setup.sh
 
+# Configures a new build folder, and an old one again when the list of source files has changed.
 configure() {
   local preset="$1"
-  if [[ ! -f "$BUILD_ROOT/$preset/build.ninja" ]]; then
+  if [[ ! -f "$BUILD_ROOT/$preset/build.ninja" ]] ||
+    ! ninja -C "$BUILD_ROOT/$preset" build.ninja >/dev/null 2>&1; then
     STAGE_REPEAT="cmake --preset $preset" stage "configure $preset" cmake --preset "$preset"
   fi
 }
@@ -14,7 +16,7 @@ compile() {
   local preset="$1"
   shift
   configure "$preset" || return
-  STAGE_REPEAT="tools/dev build --preset $preset $*" \
+  STAGE_REPEAT="tools/dev build --preset $preset${*:+ $*}" \
     stage "build $preset" ninja -C "$BUILD_ROOT/$preset" -j "$(nproc)" "$@" || return
   # For editors and clangd, which look at the top of the checkout.
   ln -sfn "build/$preset/compile_commands.json" "$ROOT/compile_commands.json"

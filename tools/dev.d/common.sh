@@ -25,7 +25,8 @@ show_failure() {
 }
 
 # stage NAME COMMAND...: runs the command with its output in build/logs/NAME.log and prints one line
-# with the elapsed time. On failure prints what matters of the log and how to repeat the stage.
+# with the elapsed time. On failure prints what matters of the log and how to repeat the stage:
+# $STAGE_REPEAT, nothing when that is '-', by default the command.
 stage() {
   local name="$1" log="$LOG_DIR/${1// /-}.log" begin=$SECONDS status=0
   shift
@@ -37,7 +38,7 @@ stage() {
   printf '%-28s FAILED  %4ds  (exit %d)\n' "$name" $((SECONDS - begin)) "$status"
   show_failure "$log" | sed 's/^/  | /'
   say "  full log: ${log#"$ROOT"/}"
-  say "  repeat:   ${STAGE_REPEAT:-${*/#$ROOT\//}}"
+  [[ "${STAGE_REPEAT:-}" == - ]] || say "  repeat:   ${STAGE_REPEAT:-$*}"
   return "$status"
 }
 

@@ -1,0 +1,42 @@
+# tools/dev ci: everything that decides whether a change may land. Each part runs even when an
+# earlier one failed; the last line adds up all of them.
+
+source tools/dev.d/test.sh
+source tools/dev.d/fmt.sh
+
+# Of the 90 minutes that continuous integration allows, on 2 cores.
+readonly CI_SECONDS_MAX=4800
+
+ci_static() {
+  STAGE_REPEAT="tools/dev fmt --check" counted_stage "format" format_check || true
+  STAGE_REPEAT="tools/dev tidy" counted_stage "tidy" python3 tools/tidy.py || true
+  STAGE_REPEAT="tools/dev tidy --headers" counted_stage "headers" python3 tools/tidy.py --headers || true
+}
+
+ci_release() {
+  counted_build release || return 0
+  run_ctest release "ctest release"
+  run_pytest release "" "${ALL_PYTEST[@]}"
+}
+
+# ci_sanitizer PRESET LABELS
+ci_sanitizer() {
+  counted_build "$1" || return 0
+  run_ctest "$1" "ctest $1" -L "$2"
+}
+
+run_ci() {
+  ci_static
+  ci_release
+  ci_sanitizer asan '^(unit|conformance|golden|sim)$'
+  ci_sanitizer tsan '^(unit|conformance|sim)$'
+}
+
+cmd_ci() {
+  DEADLINE=$((SECONDS + CI_SECONDS_MAX))
+  TALLY="$BUILD_ROOT/logs/ci.tally"
+  : >"$TALLY"
+  cmd_setup
+  with_lock test run_ci
+  close_tally
+}
