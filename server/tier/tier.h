@@ -39,22 +39,29 @@ class Tier {
   // RESOURCE_EXHAUSTED says how much is free and how to get more. `for_commit` may use the last
   // reserve, so that manifests of sealed shards and deletes always have room.
   virtual Result<std::vector<Run>> Reserve(uint64_t bytes, bool for_commit = false) = 0;
-  // Gives runs back at once (an unused reservation, or extents of a durable ABORT or DELETE).
+  // Gives runs back at once (an unused reservation, or extents of a durable ABORT or DELETE). No
+  // Write into them may be in flight. Freeing what is not allocated is a programming error.
   virtual void Free(const std::vector<Run>& runs) = 0;
-  // Recovery: these runs are alive. DATA_LOSS when they overlap something alive or lie outside.
+  // Recovery: these runs are alive. DATA_LOSS (nothing adopted) when they overlap something alive,
+  // lie outside, or their segment is gone. Every Adopt comes before the first Reserve: from then on
+  // the tier may write zeros over segments in which nothing is alive.
   virtual Status Adopt(const std::vector<Run>& runs) = 0;
 
   // Writes `data` at byte `position` of the concatenated `runs`. Position and address are multiples
   // of 4 KiB and so is the size (pad the tail with zeros). May be called any number of times at once.
+  // UNAVAILABLE: the segment failed, reserve elsewhere. RESOURCE_EXHAUSTED: the disk is full. What
+  // the range holds after a failure is undefined.
   virtual Task<Status> Write(const std::vector<Run>& runs, uint64_t position, ByteView data) = 0;
-  // Reads a 4 KiB-aligned range of the concatenated runs. Bytes are not verified here.
+  // Reads a 4 KiB-aligned range of the concatenated runs. Bytes are not verified here. UNAVAILABLE:
+  // the device failed to read. DATA_LOSS: the segment is missing or too short.
   virtual Task<Status> Read(const std::vector<Run>& runs, uint64_t position,
                             MutableByteView buffer) = 0;
-  // Makes completed writes into the segments of `runs` durable.
+  // Makes completed writes into the segments of `runs` durable. After a failure nothing in those
+  // segments that was not durable before may be relied upon, and no later Flush changes that.
   virtual Task<Status> Flush(const std::vector<Run>& runs) = 0;
 
   virtual TierUsage usage() const = 0;
-  // Ends background work (pre-writing of segments). No call may follow.
+  // Waits for calls in progress, then ends background work (pre-writing). No call may follow.
   virtual Task<void> Close() = 0;
 };
 
