@@ -5,7 +5,9 @@
 #   target               library          linked by               in the files
 #   -------------------  ---------------  ----------------------  --------------------------------
 #   ext_digest           xxHash, ISA-L    core/base               digest*
-#   ext_log              spdlog, fmt      core/base               log*
+#   ext_log              spdlog           core/base               log*
+#   ext_fmt              fmt              core/base               all: it stands in for std::format,
+#                                                                 which libstdc++ 12 lacks
 #   ext_metrics          prometheus-cpp   core/base               metrics*
 #   ext_uring            liburing         core/io                 uring_*
 #   ext_zstd             zstd             core/format             the codec that compresses
@@ -20,8 +22,8 @@
 #   ext_gtest            GoogleTest       tests                   all
 #   ext_benchmark        Google Benchmark tools/bench, tests      all
 #
-# spdlog, fmt and xxHash are compiled into their adapter from headers, so that libreprise.so brings
-# none of them into the trainer's process.
+# fmt, spdlog and xxHash are compiled into ours from headers, so that libreprise.so brings none of
+# them into the trainer's process.
 find_package(PkgConfig REQUIRED)
 
 # reprise_external(<name> TARGETS <imported targets...>)
@@ -38,8 +40,6 @@ pkg_check_modules(xxhash REQUIRED libxxhash)
 pkg_check_modules(liburing REQUIRED IMPORTED_TARGET liburing)
 pkg_check_modules(zstd REQUIRED IMPORTED_TARGET libzstd)
 pkg_check_modules(curl REQUIRED IMPORTED_TARGET libcurl)
-find_package(fmt REQUIRED CONFIG)
-find_package(spdlog REQUIRED CONFIG)
 find_package(prometheus-cpp REQUIRED CONFIG)
 find_package(nlohmann_json REQUIRED CONFIG)
 find_package(yaml-cpp REQUIRED CONFIG)
@@ -48,7 +48,10 @@ find_package(GTest REQUIRED CONFIG)
 find_package(benchmark REQUIRED CONFIG)
 
 reprise_external(digest TARGETS PkgConfig::isal)
-reprise_external(log TARGETS spdlog::spdlog_header_only fmt::fmt-header-only)
+add_library(reprise_ext_fmt STATIC cmake/fmt/format.cc)
+add_library(reprise::ext_fmt ALIAS reprise_ext_fmt)
+reprise_external(log TARGETS reprise::ext_fmt)
+target_compile_definitions(reprise_ext_log INTERFACE SPDLOG_FMT_EXTERNAL)
 reprise_external(metrics TARGETS prometheus-cpp::core)
 reprise_external(uring TARGETS PkgConfig::liburing)
 reprise_external(zstd TARGETS PkgConfig::zstd)
