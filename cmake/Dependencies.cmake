@@ -8,7 +8,7 @@
 #   ext_log              spdlog           core/base               log*
 #   ext_fmt              fmt              core/base               all: it stands in for std::format,
 #                                                                 which libstdc++ 12 lacks
-#   ext_metrics          prometheus-cpp   core/base               metrics*
+#   ext_metrics          prometheus-cpp   server/web              metrics_page*
 #   ext_uring            liburing         core/io                 uring_*
 #   ext_zstd             zstd             core/format             the codec that compresses
 #   ext_json             nlohmann-json    core/format, client,    safetensors*, and where reports
