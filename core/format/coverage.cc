@@ -34,12 +34,9 @@ Status Refuse(fmt::format_string<Args...> format, Args&&... args) {
 
 std::string_view ScopeName(Scope scope) {
   switch (scope) {
-    case Scope::kGlobal:
-      return "global";
-    case Scope::kReplicated:
-      return "replicated";
-    case Scope::kRank:
-      return "rank";
+    case Scope::kGlobal: return "global";
+    case Scope::kReplicated: return "replicated";
+    case Scope::kRank: return "rank";
   }
   return "unknown";
 }
@@ -231,9 +228,10 @@ Status CheckCoverage(std::span<const RankLayout> ranks) {
     const std::vector<Piece>& pieces = rank.layout->pieces;
     for (size_t i = 0; i < pieces.size(); ++i) {
       bool has_digest = rank.piece_digests != nullptr && i < rank.piece_digests->size();
-      parts_of[pieces[i].name].push_back({.rank = rank.rank,
-                                          .piece = &pieces[i],
-                                          .digest = has_digest ? (*rank.piece_digests)[i] : Digest{}});
+      parts_of[pieces[i].name].push_back(
+          {.rank = rank.rank,
+           .piece = &pieces[i],
+           .digest = has_digest ? (*rank.piece_digests)[i] : Digest{}});
     }
   }
   std::vector<std::string_view> names;

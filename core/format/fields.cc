@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <bit>
+
 #include "core/base/log.h"
 
 namespace reprise::format {
@@ -52,8 +54,9 @@ Status CheckFeatures(uint64_t required, uint64_t known, std::string_view what) {
 bool IsUtf8(std::string_view text) {
   for (size_t i = 0; i < text.size();) {
     auto lead = static_cast<uint8_t>(text[i]);
-    size_t length = lead < 0x80 ? 1 : lead >> 5 == 0x6 ? 2 : lead >> 4 == 0xe ? 3
-                    : lead >> 3 == 0x1e ? 4 : 0;
+    // The leading ones of the first byte are the length; one stands for a continuation byte.
+    auto ones = static_cast<size_t>(std::countl_one(lead));
+    size_t length = ones == 0 ? 1 : ones >= 2 && ones <= 4 ? ones : 0;
     if (length == 0 || length > text.size() - i) return false;
     uint32_t code_point = length == 1 ? lead : lead & (0x7fu >> length);
     for (size_t k = 1; k < length; ++k) {

@@ -75,7 +75,7 @@ struct CommitEntry {
   Durability level = Durability::kServer;
   bool adopted = false;  // committed by settle, past its epoch's fence
   Digest root;
-  uint64_t length = 0;   // sum over shards
+  uint64_t length = 0;  // sum over shards
   int64_t wall_micros = 0;
   ObjectRef manifest;
   bool operator==(const CommitEntry&) const = default;
@@ -140,8 +140,8 @@ size_t SlotCapacity();
 
 struct Slot {
   Id store;
-  uint64_t seq = 0;     // of the group; the first is 1
-  Digest previous;      // chain value of slot seq - 1 (zero for the first)
+  uint64_t seq = 0;  // of the group; the first is 1
+  Digest previous;   // chain value of slot seq - 1 (zero for the first)
   std::vector<Entry> entries;
   bool operator==(const Slot&) const = default;
 };

@@ -281,8 +281,8 @@ Bytes EncodeLayout(const Layout& layout) {
 
 Result<Layout> DecodeLayout(ByteView bytes) {
   if (bytes.size() > limits::kLayoutBytesMax) {
-    return Fail(Code::kDataLoss, "a layout of {} is over the limit of {}",
-                HumanBytes(bytes.size()), HumanBytes(limits::kLayoutBytesMax));
+    return Fail(Code::kDataLoss, "a layout of {} is over the limit of {}", HumanBytes(bytes.size()),
+                HumanBytes(limits::kLayoutBytesMax));
   }
   ByteReader reader(bytes);
   Layout layout;

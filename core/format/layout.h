@@ -64,7 +64,8 @@ struct Layout {
 // auxiliary items last), gives each its position (a multiple of kPieceAlignment; a chunk boundary
 // when it has at least one chunk) and sets shard_bytes. `order_out`, when given, receives for each
 // new index the index the piece had before. `chunk_bytes` is a power of two.
-void AssignPositions(Layout& layout, uint32_t chunk_bytes, std::vector<uint32_t>* order_out = nullptr);
+void AssignPositions(Layout& layout, uint32_t chunk_bytes,
+                     std::vector<uint32_t>* order_out = nullptr);
 
 // INVALID_ARGUMENT names the first piece that is malformed: a name that is empty, too long or twice
 // in the layout, boxes outside the shape or overlapping, sizes over the limits, positions that are

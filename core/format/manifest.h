@@ -40,8 +40,8 @@ struct ShardIdentity {
 
 struct ShardManifest {
   ShardIdentity identity;
-  Digest layout;                      // digest of the encoded Layout
-  uint64_t length = 0;                // bytes of the shard
+  Digest layout;        // digest of the encoded Layout
+  uint64_t length = 0;  // bytes of the shard
   uint32_t chunk_bytes = 0;
   std::vector<Digest> chunk_digests;  // ceil(length / chunk_bytes); the last chunk may be short
   std::vector<Digest> piece_digests;  // one per piece of the layout; zero where not computed
@@ -88,9 +88,9 @@ struct CheckpointManifest {
   CheckpointKey key;
   Id attempt;
   uint32_t world = 0;
-  int64_t wall_micros = 0;               // when the save began, for people
-  std::string metadata;                  // JSON object given by the user, at most 64 KiB
-  std::vector<CheckpointShard> shards;   // sorted by rank, ranks 0..world-1
+  int64_t wall_micros = 0;              // when the save began, for people
+  std::string metadata;                 // JSON object given by the user, at most 64 KiB
+  std::vector<CheckpointShard> shards;  // sorted by rank, ranks 0..world-1
   std::vector<std::pair<Digest, ObjectRef>> layouts;  // sorted by digest, one per distinct layout
 
   bool operator==(const CheckpointManifest&) const = default;

@@ -108,13 +108,14 @@ class ParseWatch {
 };
 
 bool IsNumberList(const Json& json) {
-  return json.is_array() &&
-         std::ranges::all_of(json, [](const Json& element) { return element.is_number_unsigned(); });
+  return json.is_array() && std::ranges::all_of(json, [](const Json& element) {
+           return element.is_number_unsigned();
+         });
 }
 
 Result<SafetensorsItem> ItemOf(const std::string& name, const Json& json) {
-  if (!json.is_object() || json.size() != 3 || !json.contains("dtype") ||
-      !json.contains("shape") || !json.contains("data_offsets") || !json["dtype"].is_string() ||
+  if (!json.is_object() || json.size() != 3 || !json.contains("dtype") || !json.contains("shape") ||
+      !json.contains("data_offsets") || !json["dtype"].is_string() ||
       !IsNumberList(json["shape"]) || !IsNumberList(json["data_offsets"]) ||
       json["data_offsets"].size() != 2) {
     return Error(Malformed("tensor \"{}\" does not have dtype, shape and data_offsets", name));
@@ -247,8 +248,10 @@ Result<SafetensorsHeader> DecodeSafetensorsHeader(ByteView bytes) {
   if (text.front() != '{') return Error(Malformed("it does not begin with a brace"));
   ParseWatch watch;
   Json json = Json::parse(
-      text, [&](int depth, Json::parse_event_t event,
-                Json& parsed) { return watch.Observe(depth, event, parsed); },
+      text,
+      [&](int depth, Json::parse_event_t event, Json& parsed) {
+        return watch.Observe(depth, event, parsed);
+      },
       /*allow_exceptions=*/false);
   REPRISE_TRY(watch.Check());
   if (json.is_discarded() || !json.is_object()) return Error(Malformed("it is not a JSON object"));

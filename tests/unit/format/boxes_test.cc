@@ -62,8 +62,8 @@ TEST(FindOverlap, TwoScalarsOverlap) {
 }
 
 TEST(FindOverlap, FindsNothingInAPinwheelThatNoAxisSplits) {
-  std::vector<Box> pinwheel = {{{0, 0}, {1, 2}}, {{0, 2}, {2, 1}}, {{2, 1}, {1, 2}},
-                               {{1, 0}, {2, 1}}, {{1, 1}, {1, 1}}};
+  std::vector<Box> pinwheel = {
+      {{0, 0}, {1, 2}}, {{0, 2}, {2, 1}}, {{2, 1}, {1, 2}}, {{1, 0}, {2, 1}}, {{1, 1}, {1, 1}}};
   EXPECT_FALSE(FindOverlap(PointersTo(pinwheel)).has_value());
   pinwheel[4] = {{1, 1}, {1, 2}};
   EXPECT_TRUE(FindOverlap(PointersTo(pinwheel)).has_value());

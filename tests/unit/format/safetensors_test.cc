@@ -45,8 +45,9 @@ TEST(SafetensorsHeader, ComesBackAsItWas) {
 }
 
 TEST(SafetensorsHeader, IsTheJsonThatLoadersExpect) {
-  SafetensorsHeader header{.items = {{"w", Dtype::kF32, {2, 3}, 0, 24}, {"b", Dtype::kBF16, {}, 24, 26}},
-                           .metadata = {{"format", "pt"}}};
+  SafetensorsHeader header{
+      .items = {{"w", Dtype::kF32, {2, 3}, 0, 24}, {"b", Dtype::kBF16, {}, 24, 26}},
+      .metadata = {{"format", "pt"}}};
   std::string json = JsonOf(header);
   EXPECT_EQ(json.substr(0, json.find_last_of('}') + 1),
             R"({"__metadata__":{"format":"pt"},)"

@@ -79,7 +79,8 @@ Piece RandomPiece(Rng& rng, size_t number) {
 Digest RandomDigest(Rng& rng) { return Digest{rng.NewId().bytes}; }
 
 std::string RandomText(Rng& rng, size_t size_max) {
-  constexpr std::string_view kAlphabet[] = {"a", "Z", ".", "_", "7", "\"", "#", "%", "\n", "é", "漢"};
+  constexpr std::string_view kAlphabet[] = {"a", "Z", ".",  "_", "7", "\"",
+                                            "#", "%", "\n", "é", "漢"};
   std::string text;
   size_t size = rng.Below(size_max + 1);
   while (true) {
@@ -149,10 +150,8 @@ Entry RandomEntry(Rng& rng, size_t index) {
   bool flag = rng.Chance(1, 2);
   std::string reason = RandomText(rng, kReasonBytesMax);
   switch (index) {
-    case 0:
-      return JobEntry{rng.NewId(), RandomText(rng, 128), RandomText(rng, 128)};
-    case 1:
-      return EpochEntry{rng.NewId(), rng.Next(), world, reason};
+    case 0: return JobEntry{rng.NewId(), RandomText(rng, 128), RandomText(rng, 128)};
+    case 1: return EpochEntry{rng.NewId(), rng.Next(), world, reason};
     case 2: {
       ResumeEntry entry{.job = rng.NewId(), .epoch = rng.Next()};
       if (flag) entry.parent = RandomKey(rng);
@@ -161,8 +160,7 @@ Entry RandomEntry(Rng& rng, size_t index) {
       }
       return entry;
     }
-    case 3:
-      return LayoutEntry{RandomDigest(rng), RandomObject(rng)};
+    case 3: return LayoutEntry{RandomDigest(rng), RandomObject(rng)};
     case 4: {
       PreparedEntry entry{.identity = RandomIdentity(rng),
                           .root = RandomDigest(rng),
@@ -185,16 +183,11 @@ Entry RandomEntry(Rng& rng, size_t index) {
                          .length = rng.Next(),
                          .wall_micros = static_cast<int64_t>(rng.Next()),
                          .manifest = RandomObject(rng)};
-    case 6:
-      return PromoteEntry{rng.NewId(), RandomKey(rng), level};
-    case 7:
-      return AbortEntry{rng.NewId(), RandomKey(rng), rng.NewId(), reason};
-    case 8:
-      return DeleteEntry{rng.NewId(), RandomKey(rng)};
-    case 9:
-      return PinEntry{rng.NewId(), RandomKey(rng), flag, reason};
-    default:
-      return MarkEntry{rng.NewId(), RandomKey(rng), static_cast<Mark>(rng.Below(4)), reason};
+    case 6: return PromoteEntry{rng.NewId(), RandomKey(rng), level};
+    case 7: return AbortEntry{rng.NewId(), RandomKey(rng), rng.NewId(), reason};
+    case 8: return DeleteEntry{rng.NewId(), RandomKey(rng)};
+    case 9: return PinEntry{rng.NewId(), RandomKey(rng), flag, reason};
+    default: return MarkEntry{rng.NewId(), RandomKey(rng), static_cast<Mark>(rng.Below(4)), reason};
   }
 }
 
