@@ -27,6 +27,13 @@ using wire::FrameHeader;
 using wire::Opcode;
 using wire::Session;
 
+// The chunk with zeros up to the next 4 KiB, as it is written.
+ByteView Padded(const BufferPool::Buffer& buffer, size_t size) {
+  MutableByteView padded = buffer.first(AlignUp(size, limits::kIoAlignment));
+  std::ranges::fill(padded.subspan(size), uint8_t{0});
+  return padded;
+}
+
 }  // namespace
 
 ServerConnection::Request::Request(ServerConnection& owner, FrameHeader header)
@@ -251,8 +258,8 @@ Task<Status> ServerConnection::OnChunk(FrameHeader header) {
   put->received[header.offset] = true;
   // The rest of what a failed upload had in flight.
   if (!put->failure.ok()) co_return co_await link_.Skip(header);
-  ChunkBuffers::Lease buffer =
-      co_await server_.receive_buffers_.Take(loop_.Now() + options_.idle_timeout);
+  BufferPool::Buffer buffer =
+      co_await server_.receive_buffers_->Acquire(loop_.Now() + options_.idle_timeout);
   if (!buffer) {
     co_return FailStatus(Code::kDeadlineExceeded,
                          "receiving chunk {} of {}: no buffer became free for {:.1f} s ({}); the "
@@ -260,8 +267,7 @@ Task<Status> ServerConnection::OnChunk(FrameHeader header) {
                          header.offset, NameOf(*put), SecondsOf(options_.idle_timeout),
                          link_.LastProgress());
   }
-  REPRISE_CO_RETURN_IF_ERROR(
-      co_await link_.Payload(header, buffer.view().first(header.payload_bytes)));
+  REPRISE_CO_RETURN_IF_ERROR(co_await link_.Payload(header, buffer.first(header.payload_bytes)));
   ++server_.metrics_.chunks_received;
   ++put->writing;
   loop_.Spawn(StoreChunk(put, header.offset, header.payload_bytes, header.digest, std::move(buffer),
@@ -270,11 +276,11 @@ Task<Status> ServerConnection::OnChunk(FrameHeader header) {
 }
 
 Task<void> ServerConnection::StoreChunk(Put put, uint64_t index, size_t size, Digest announced,
-                                        ChunkBuffers::Lease buffer,
+                                        BufferPool::Buffer buffer,
                                         [[maybe_unused]] Gate::Hold hold) {
   Status status = put->failure;
   if (status.ok()) {
-    Digest actual = DigestOf(buffer.view().first(size));
+    Digest actual = DigestOf(buffer.first(size));
     if (actual != announced) {
       ++server_.metrics_.chunks_corrupt;
       status = FailStatus(Code::kDataLoss,
@@ -282,10 +288,10 @@ Task<void> ServerConnection::StoreChunk(Put put, uint64_t index, size_t size, Di
                           "after it was hashed or on the way; upload the shard again",
                           index, NameOf(*put), actual.ToHex(), announced.ToHex());
     } else {
-      status = co_await put->session->WriteChunk(index, buffer.Padded(size), actual);
+      status = co_await put->session->WriteChunk(index, Padded(buffer, size), actual);
     }
   }
-  buffer.Release();
+  buffer = {};
   --put->writing;
   if (status.ok()) {
     ++put->received_count;

@@ -97,7 +97,7 @@ class ServerConnection {
   // --- requests, each its own coroutine
   Task<void> OpenPut(Put put, wire::PutOpen open, Request request);
   Task<void> StoreChunk(Put put, uint64_t index, size_t size, Digest announced,
-                        ChunkBuffers::Lease buffer, Gate::Hold hold);
+                        BufferPool::Buffer buffer, Gate::Hold hold);
   Task<void> SendCredits(Put put);
   Task<void> SealPut(Put put, wire::PutSeal seal, Request request);
   Task<void> AbandonPut(Put put, Request request);

@@ -19,9 +19,9 @@ constexpr size_t kManifestsKept = 4;
 
 // One chunk on its way from the store to the socket.
 struct ServerConnection::ReadSlot {
-  ReadSlot(Loop& loop, ChunkBuffers::Lease lease, uint64_t chunk_index, size_t chunk_size)
+  ReadSlot(Loop& loop, BufferPool::Buffer lease, uint64_t chunk_index, size_t chunk_size)
       : buffer(std::move(lease)), index(chunk_index), size(chunk_size), done(loop) {}
-  ChunkBuffers::Lease buffer;
+  BufferPool::Buffer buffer;
   const uint64_t index;
   const size_t size;
   OneShot<Status> done;
@@ -125,7 +125,7 @@ Task<void> ServerConnection::SendChunks(Reading reading, wire::ReadChunks wanted
 
 Task<void> ServerConnection::ReadInto(std::shared_ptr<ReadSlot> slot, Reading reading,
                                       Manifest manifest, [[maybe_unused]] Gate::Hold hold) {
-  MutableByteView padded = slot->buffer.view().first(AlignUp(slot->size, limits::kIoAlignment));
+  MutableByteView padded = slot->buffer.first(AlignUp(slot->size, limits::kIoAlignment));
   Status status = co_await reading->session->ReadChunk(*manifest, slot->index, padded);
   slot->done.Set(std::move(status));
 }
@@ -143,11 +143,11 @@ Task<Status> ServerConnection::StreamChunks(Reading reading, wire::ReadChunks wa
   while (next < end || !window->empty()) {
     if (link_.ended()) co_return FailStatus(Code::kUnavailable, "{} has left", link_.peer());
     while (next < end && window->size() < options_.read_depth) {
-      ChunkBuffers::Lease buffer = server_.send_buffers_.TryTake();
+      BufferPool::Buffer buffer = server_.send_buffers_->TryAcquire();
       // Waiting is safe only while this request holds no buffer that others may be waiting for.
       if (!buffer && !window->empty()) break;
       if (!buffer) {
-        buffer = co_await server_.send_buffers_.Take(loop_.Now() + options_.idle_timeout);
+        buffer = co_await server_.send_buffers_->Acquire(loop_.Now() + options_.idle_timeout);
       }
       if (!buffer) {
         co_return FailStatus(Code::kDeadlineExceeded,
@@ -168,8 +168,7 @@ Task<Status> ServerConnection::StreamChunks(Reading reading, wire::ReadChunks wa
     header.stream = reading->id;
     header.offset = slot->index;
     header.digest = manifest->chunk_digests[slot->index];
-    REPRISE_CO_RETURN_IF_ERROR(
-        co_await link_.SendChunk(header, slot->buffer.view().first(slot->size)));
+    REPRISE_CO_RETURN_IF_ERROR(co_await link_.SendChunk(header, slot->buffer.first(slot->size)));
     ++server_.metrics_.chunks_sent;
   }
   co_return OkStatus();

@@ -15,13 +15,7 @@ constexpr Nanos kAcceptPause = std::chrono::milliseconds(100);
 }  // namespace
 
 StoreServer::StoreServer(Io& io, lifecycle::ShardStore& store, StoreServerOptions options)
-    : io_(io),
-      store_(store),
-      options_(std::move(options)),
-      receive_buffers_(io, options_.receive_buffers, store.chunk_bytes()),
-      send_buffers_(io, options_.send_buffers, store.chunk_bytes()),
-      changed_(io.loop()),
-      gate_(io.loop()) {
+    : io_(io), store_(store), options_(std::move(options)), changed_(io.loop()), gate_(io.loop()) {
   REPRISE_CHECK(options_.credits > 0 && options_.credits <= limits::kCreditsMax);
   REPRISE_CHECK(options_.read_depth > 0);
 }
@@ -29,6 +23,13 @@ StoreServer::StoreServer(Io& io, lifecycle::ShardStore& store, StoreServerOption
 StoreServer::~StoreServer() { REPRISE_CHECK(gate_.inside() == 0, "await Close first"); }
 
 Task<Status> StoreServer::Start() {
+  const size_t chunk_bytes = store_.chunk_bytes();
+  auto receive_buffers = BufferPool::Create(io_, {chunk_bytes, options_.receive_buffers});
+  REPRISE_CO_RETURN_IF_ERROR(StatusOf(receive_buffers));
+  auto send_buffers = BufferPool::Create(io_, {chunk_bytes, options_.send_buffers});
+  REPRISE_CO_RETURN_IF_ERROR(StatusOf(send_buffers));
+  receive_buffers_ = *std::move(receive_buffers);
+  send_buffers_ = *std::move(send_buffers);
   Result<SocketId> listener = co_await io_.Listen(options_.address);
   REPRISE_CO_RETURN_IF_ERROR(StatusOf(listener));
   Result<std::string> address = io_.LocalAddress(*listener);

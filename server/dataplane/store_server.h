@@ -18,8 +18,8 @@
 #include <string>
 
 #include "core/async/sync.h"
+#include "core/io/buffer_pool.h"
 #include "core/io/io.h"
-#include "server/dataplane/chunk_buffers.h"
 #include "server/lifecycle/shard_store.h"
 
 namespace reprise::dataplane {
@@ -65,7 +65,7 @@ class StoreServer {
   StoreServer(const StoreServer&) = delete;
   StoreServer& operator=(const StoreServer&) = delete;
 
-  // Listens and begins to accept. After a failure the server serves nobody; Close is not needed.
+  // Takes the buffers, listens and begins to accept. RESOURCE_EXHAUSTED: no memory. After a failure the server serves nobody; Close is not needed.
   Task<Status> Start();
   // "host:port" it is bound to, once started.
   const std::string& address() const { return address_; }
@@ -85,8 +85,8 @@ class StoreServer {
   std::string address_;
   SocketId listener_;
   bool closing_ = false;
-  ChunkBuffers receive_buffers_;
-  ChunkBuffers send_buffers_;
+  std::unique_ptr<BufferPool> receive_buffers_;
+  std::unique_ptr<BufferPool> send_buffers_;
   StoreServerMetrics metrics_;  // without the bytes of open connections
   std::set<ServerConnection*> connections_;
   Notifier changed_;  // a connection ended, or closing began
