@@ -12,8 +12,8 @@ namespace {
 constexpr uint64_t kShardMagic = MagicOf("RPRJSHM1");
 constexpr uint64_t kCheckpointMagic = MagicOf("RPRJCKM1");
 // Roots are over tagged encodings, so that no other encoding can have the same bytes.
-constexpr uint64_t kShardRootTag = MagicOf("RPRJSRT1");
-constexpr uint64_t kCheckpointRootTag = MagicOf("RPRJCRT1");
+constexpr uint64_t kShardRootTag = MagicOf("RPRJSHR1");
+constexpr uint64_t kCheckpointRootTag = MagicOf("RPRJCKR1");
 
 constexpr size_t kCheckpointShardBytes = 4 + 16 + 8 + 16 + kObjectRefBytes;
 constexpr size_t kLayoutRefBytes = 16 + kObjectRefBytes;
