@@ -16,7 +16,10 @@
 #include "core/io/io.h"
 #include "server/catalog/catalog.h"
 #include "server/lifecycle/coordinator_api.h"
+#include "server/journal/journal.h"
 #include "server/lifecycle/shard_store.h"
+#include "server/lifecycle/store_state.h"
+#include "server/tier/nvme_tier.h"
 #include "server/tier/tier.h"
 
 namespace reprise::lifecycle {
@@ -67,6 +70,8 @@ struct StoreOptions {
   CoordinatorOptions coordinator;
   bool prewrite_segments = true;
   Mutations mutations;
+  journal::Mutations journal_mutations;  // test only, too
+  tier::NvmeMutations tier_mutations;    // test only, too
 };
 
 // Makes the index for a directory; the composition root passes RocksDB, tests pass the model.
@@ -84,11 +89,14 @@ class Store : public CoordinatorApi, public ShardStore {
  public:
   static Task<Result<std::unique_ptr<Store>>> Open(Io& io, Rng& rng, StoreOptions options,
                                                    CatalogFactory make_catalog);
-  // Refuses new calls, ends waits with UNAVAILABLE, flushes the index, closes everything.
+  // Refuses new calls, ends waits with UNAVAILABLE, flushes the index, closes everything. Put and
+  // read sessions must be gone before the store is destroyed.
   virtual Task<void> Close() = 0;
   virtual const RecoveryReport& recovery() const = 0;
   virtual tier::TierUsage usage() const = 0;
   virtual const Geometry& geometry() const = 0;
+  // What the journal says; for doctor and tests.
+  virtual const StoreState& state() const = 0;
   // True after an error that only a restart can clear (journal write failed); the daemon exits.
   virtual bool failed() const = 0;
 };
