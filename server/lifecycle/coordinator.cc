@@ -197,7 +197,7 @@ CheckpointInfo Coordinator::InfoOf(const Attempt& attempt) const {
 Task<Result<std::vector<JobInfo>>> Coordinator::ListJobs(std::string tenant) {
   std::vector<JobInfo> infos;
   for (const auto& [id, job] : core_.state.jobs()) {
-    if (job.entry.tenant == tenant) infos.push_back(InfoOf(job));
+    if (tenant.empty() || job.entry.tenant == tenant) infos.push_back(InfoOf(job));
   }
   std::sort(infos.begin(), infos.end(),
             [](const JobInfo& left, const JobInfo& right) { return left.name < right.name; });

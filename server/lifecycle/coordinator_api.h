@@ -191,6 +191,7 @@ class CoordinatorApi {
   virtual Task<Result<PollAnswer>> PollEvents(PollRequest request, TimePoint deadline) = 0;
 
   // --- for operators and readers; none of these registers or fences anyone
+  // Jobs of `tenant`; of all tenants when it is empty.
   virtual Task<Result<std::vector<JobInfo>>> ListJobs(std::string tenant) = 0;
   virtual Task<Result<JobInfo>> GetJob(std::string tenant, std::string job) = 0;
   // Newest first. `all` includes saving, superseded and failed-to-verify ones.

@@ -38,6 +38,7 @@ class StoreImpl final : public Store {
   const RecoveryReport& recovery() const override { return parts_->report; }
   tier::TierUsage usage() const override { return parts_->tier->usage(); }
   const Geometry& geometry() const override { return parts_->geometry; }
+  const Id& id() const override { return parts_->superblock.store; }
   const StoreState& state() const override { return parts_->state; }
   bool failed() const override { return log_.failed(); }
 

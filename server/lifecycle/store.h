@@ -95,6 +95,8 @@ class Store : public CoordinatorApi, public ShardStore {
   virtual const RecoveryReport& recovery() const = 0;
   virtual tier::TierUsage usage() const = 0;
   virtual const Geometry& geometry() const = 0;
+  // The store's identity, made when its directory was.
+  virtual const Id& id() const = 0;
   // What the journal says; for doctor and tests.
   virtual const StoreState& state() const = 0;
   // True after an error that only a restart can clear (journal write failed); the daemon exits.
