@@ -1,4 +1,6 @@
 // Precompiled for tests: std.h and GoogleTest.
+//
+// Files must not rely on it; see std.h.
 #pragma once
 
 #include "cmake/pch/std.h"
