@@ -13,7 +13,8 @@
 //   - Flush (fdatasync) failing is final: what it covered may be lost, and a second flush proves
 //     nothing (docs/architecture.md).
 //   - A completion resumes its coroutine in a later turn of the loop, exactly once, never inline.
-//   - Buffers stay valid and untouched until the completion. A coroutine suspended on a request must
+//   - Buffers stay valid and untouched until the completion. A coroutine suspended on a request
+//   must
 //     not be destroyed; deadlines on sockets cancel the request and wait for its completion.
 //   - Files opened `direct` need offset, length and address aligned to limits::kIoAlignment.
 //
@@ -69,12 +70,12 @@ enum class IoOp : uint8_t { kRead, kWrite, kFlush, kRecv, kSend, kAccept };
 // One submitted operation. Lives in the awaiting coroutine's frame until it completes.
 struct IoRequest {
   IoOp op = IoOp::kRead;
-  int handle = -1;           // FileId or SocketId value
-  uint8_t* data = nullptr;   // read, write, recv, send
+  int handle = -1;          // FileId or SocketId value
+  uint8_t* data = nullptr;  // read, write, recv, send
   size_t size = 0;
   uint64_t offset = 0;
-  int pass_fd = -1;          // send: descriptor to pass along; recv: descriptor received, or -1
-  bool want_fd = false;      // recv: accept a passed descriptor
+  int pass_fd = -1;      // send: descriptor to pass along; recv: descriptor received, or -1
+  bool want_fd = false;  // recv: accept a passed descriptor
   int64_t result = 0;
   std::coroutine_handle<> waiter = nullptr;
   uint64_t engine_slot = 0;  // the engine's own use while in flight
@@ -139,8 +140,7 @@ class Io : public Reactor {
             deadline};
   }
   // Sends `data` with a copy of descriptor `fd` attached (Unix sockets only).
-  Operation SendFd(SocketId socket, ByteView data, int fd,
-                   std::optional<TimePoint> deadline = {}) {
+  Operation SendFd(SocketId socket, ByteView data, int fd, std::optional<TimePoint> deadline = {}) {
     IoRequest request{IoOp::kSend, socket.value, const_cast<uint8_t*>(data.data()), data.size()};
     request.pass_fd = fd;
     return {*this, request, deadline};
@@ -180,8 +180,12 @@ class Io : public Reactor {
   virtual void CloseSocket(SocketId socket) = 0;
 
   // Registers long-lived buffer memory so that requests inside it avoid per-request page pinning.
-  // A hint: on failure (memlock, no support) I/O works as before. Returns what was registered.
+  // A hint: on failure (memlock, no support) I/O works as before. Returns how many bytes were
+  // registered.
   virtual uint64_t RegisterBuffers(std::vector<MutableByteView> regions) = 0;
+  // Must precede the unmapping of registered memory: a later mapping at the same address would
+  // otherwise be mistaken for it. No request may be in flight in `regions`. Any region is accepted.
+  virtual void UnregisterBuffers(std::vector<MutableByteView> regions) { (void)regions; }
 
   // "io_uring", "threads" or "simulated", and why this one was chosen.
   virtual std::string Name() const = 0;

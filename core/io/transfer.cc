@@ -79,8 +79,7 @@ Task<Status> RecvFully(Io& io, SocketId socket, MutableByteView buffer,
   co_return OkStatus();
 }
 
-Task<Status> SendFully(Io& io, SocketId socket, ByteView data,
-                       std::optional<TimePoint> deadline) {
+Task<Status> SendFully(Io& io, SocketId socket, ByteView data, std::optional<TimePoint> deadline) {
   while (!data.empty()) {
     int64_t moved = co_await io.Send(socket, data, deadline);
     if (moved == -EINTR || moved == -EAGAIN) continue;
