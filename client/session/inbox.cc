@@ -41,6 +41,11 @@ void Inbox::Close() {
   arrived_.notify_all();
 }
 
+std::deque<Reply> Inbox::TakeRest() {
+  std::lock_guard lock(mutex_);
+  return std::exchange(replies_, {});
+}
+
 void Inbox::Deliver(Reply reply) {
   std::lock_guard lock(mutex_);
   replies_.push_back(std::move(reply));

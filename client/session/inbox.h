@@ -34,6 +34,8 @@ class Inbox {
   Result<Reply> Next(Deadline deadline, std::string_view what);
   // Wakes every waiter; all further calls of Next fail.
   void Close();
+  // What arrived and was not taken. No thread may wait in Next.
+  std::deque<Reply> TakeRest();
 
   // Called by the session.
   void Deliver(Reply reply);

@@ -61,6 +61,7 @@ Result<Mapping> Mapping::Map(const Descriptor& file, uint64_t bytes, Access acce
   mapping.size_ = bytes;
   mapping.generation_ = ForkGeneration();
   ::madvise(data, bytes, MADV_DONTFORK);
+  if (access == Access::kReadSparse) return mapping;
   // Older kernels refuse this advice: then the first touch of each page costs a fault, nothing else.
   ::madvise(data, bytes, write ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
   return mapping;

@@ -17,7 +17,11 @@ namespace reprise::client {
 
 class Mapping {
  public:
-  enum class Access { kRead, kWrite };
+  enum class Access {
+    kRead,
+    kReadSparse,  // little of it will be touched: the page tables are left to fill themselves
+    kWrite,
+  };
 
   Mapping() = default;
   ~Mapping() { Reset(); }

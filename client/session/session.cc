@@ -258,14 +258,27 @@ void Session::Dispatch(Reply reply) {
     if (listener_ != nullptr) listener_->OnSaveState(*state);
     return;
   }
-  std::shared_ptr<Inbox> inbox;
-  {
-    std::lock_guard lock(mutex_);
-    auto found = inboxes_.find(reply.header.request);
-    if (found != inboxes_.end()) inbox = found->second.lock();
+  std::lock_guard lock(mutex_);
+  auto found = inboxes_.find(reply.header.request);
+  std::shared_ptr<Inbox> inbox = found == inboxes_.end() ? nullptr : found->second.lock();
+  if (inbox != nullptr) {
+    inbox->Deliver(std::move(reply));
+  } else if (reply.header.opcode == wire::Opcode::kChunkAt) {
+    // Nobody waits for it any more, but its ring buffer is this process's until it is given back.
+    GiveBackLocked(reply);
   }
-  // An answer that came after its deadline: nobody waits for it.
-  if (inbox != nullptr) inbox->Deliver(std::move(reply));
+}
+
+void Session::GiveBack(const Reply& reply) {
+  std::lock_guard lock(mutex_);
+  GiveBackLocked(reply);
+}
+
+void Session::GiveBackLocked(const Reply& reply) {
+  Result<wire::ChunkAt> at = wire::Decode<wire::ChunkAt>(reply.body);
+  if (!at.has_value()) return;
+  wire::RingFree free{.ring_indices = {at->ring_index}};
+  static_cast<void>(SendLocked(wire::Session::Pack(free, 0), 0));
 }
 
 void Session::Disconnect(const Status& why) {

@@ -75,6 +75,10 @@ class Session {
   Status Send(const Message& message, uint64_t generation = 0, uint64_t stream = 0) {
     return SendFrames(wire::Session::Pack(message, 0, stream), generation);
   }
+  // The same for a message without a body.
+  Status SendEmpty(wire::Opcode opcode, uint64_t generation, uint64_t stream) {
+    return SendFrames(wire::Session::PackBody(opcode, {}, 0, stream), generation);
+  }
   // Sends a request whose answers go to `inbox`. Returns its id.
   template <typename Message>
   Result<uint64_t> Start(const Message& message, const std::shared_ptr<Inbox>& inbox,
@@ -84,6 +88,8 @@ class Session {
   }
   // The request will get no further answers, or they are not wanted any more.
   void Forget(uint64_t request);
+  // Frees the ring buffer of a kChunkAt that nobody will read.
+  void GiveBack(const Reply& reply);
   // One request, one answer under opcode `expected`. INTERNAL: the daemon answered something else.
   template <typename Message>
   Result<Reply> Call(const Message& message, wire::Opcode expected, Deadline deadline,
@@ -119,6 +125,7 @@ class Session {
   Status SendFrames(ByteView bytes, uint64_t generation);
   Result<uint64_t> StartFrames(ByteView bytes, uint64_t request,
                                const std::shared_ptr<Inbox>& inbox, uint64_t generation);
+  void GiveBackLocked(const Reply& reply);
   Status SendLocked(ByteView bytes, uint64_t generation);
   void Wake();
 

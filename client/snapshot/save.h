@@ -17,6 +17,7 @@
 
 #include "client/device/copy_engine.h"
 #include "client/session/deadline.h"
+#include "client/session/fork.h"
 #include "client/snapshot/layout_cache.h"
 #include "core/wire/messages.h"
 #include "reprise/client.h"
@@ -71,6 +72,7 @@ class Save {
   // True while it may hold a slot of connection `generation`.
   bool occupies_slot(uint64_t generation) const;
 
+  const uint64_t fork_generation = ForkGeneration();
   const uint64_t step;
   const SaveOptions options;
   const std::shared_ptr<const PreparedLayout> layout;

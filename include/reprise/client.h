@@ -14,6 +14,7 @@
 // The ABI-stable surface is c.h; this header may change between versions.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -139,8 +140,9 @@ class REPRISE_EXPORT Checkpoint {
 
  private:
   friend class Client;
-  explicit Checkpoint(std::unique_ptr<client::Reader> reader);
-  std::unique_ptr<client::Reader> reader_;
+  struct Impl;
+  Checkpoint(std::unique_ptr<client::Reader> reader, const std::atomic<bool>& saves);
+  std::unique_ptr<Impl> impl_;
 };
 
 struct RestoreRequest {
