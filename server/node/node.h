@@ -1,8 +1,9 @@
 // Node: the node role of the daemon. Owns the RAM slab, serves training processes over a Unix socket,
 // seals shards locally, uploads them, serves restores, and keeps the coordinator informed.
 //
-// Parts: slab.h (slot files and their budget), endpoint.h (one local connection), uploader.h (slab to
-// store), restore_service.h (chunks into a process's ring), membership.h (events and inventory).
+// Parts: slab.h (slot files and their budget), endpoint.h and connection.h (the local socket; which
+// message does what), save_service.h and uploader.h (trainer to slab to store), restore_service.h
+// (chunks into a process's ring), membership.h (events and inventory), pid_watch.h (trainers' deaths).
 // Everything about the slab, adoption after a restart of the daemon and the death of trainers:
 // docs/architecture.md, "The node side".
 //
@@ -27,6 +28,8 @@ struct NodeOptions {
   uint32_t upload_streams_max = 4;         // shards uploaded at once
   Nanos store_timeout = std::chrono::seconds(30);     // no progress towards a store: retry, then abort
   Nanos upload_retry_max = std::chrono::minutes(10);  // how long a sealed shard is retried
+  // One long poll for events; also about how long Close may wait for a call under way.
+  Nanos poll_slice = std::chrono::seconds(2);
   Nanos idle_exit{0};                      // embedded mode: exit this long after the last client (0: never)
 };
 
