@@ -7,8 +7,8 @@
 source tools/dev.d/build.sh
 
 readonly QUICK_LABELS='^(unit|conformance|golden)$'
-readonly QUICK_PYTEST=(tests/tools client/python/tests)
-readonly ALL_PYTEST=(tests/tools client/python/tests tests/e2e)
+readonly QUICK_PYTEST=(tests/tools tests/golden client/python/tests)
+readonly ALL_PYTEST=("${QUICK_PYTEST[@]}" tests/e2e)
 
 report() { python3 "$ROOT/tools/dev.d/report.py" "$@"; }
 
