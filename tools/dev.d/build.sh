@@ -16,8 +16,9 @@ compile() {
   local preset="$1"
   shift
   configure "$preset" || return
+  # shellcheck disable=SC2046
   STAGE_REPEAT="tools/dev build --preset $preset${*:+ $*}" \
-    stage "build $preset" ninja -C "$BUILD_ROOT/$preset" -j "$(nproc)" "$@" || return
+    stage "build $preset" $(within_deadline) ninja -C "$BUILD_ROOT/$preset" -j "$(nproc)" "$@" || return
   # For editors and clangd, which look at the top of the checkout.
   ln -sfn "build/$preset/compile_commands.json" "$ROOT/compile_commands.json"
 }

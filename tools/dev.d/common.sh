@@ -42,6 +42,14 @@ stage() {
   return "$status"
 }
 
+# The command prefix that keeps a stage within the deadline of `ci`, nothing outside of it.
+within_deadline() {
+  if [[ -n "${DEADLINE:-}" ]]; then
+    local left=$((DEADLINE - SECONDS))
+    echo "timeout --kill-after=20 $((left > 1 ? left : 1))"
+  fi
+}
+
 # with_lock NAME COMMAND...: one holder at a time per checkout; says so when it has to wait.
 with_lock() {
   local lock="$BUILD_ROOT/.lock.$1" status=0

@@ -35,14 +35,6 @@ counted_build() {
   }
 }
 
-# The command prefix that keeps a stage within the deadline of `ci`, nothing outside of it.
-within_deadline() {
-  if [[ -n "${DEADLINE:-}" ]]; then
-    local left=$((DEADLINE - SECONDS))
-    echo "timeout --kill-after=20 $((left > 1 ? left : 1))"
-  fi
-}
-
 export_sanitizer_options() {
   local symbolizer=/usr/bin/llvm-symbolizer-19
   export ASAN_OPTIONS="detect_stack_use_after_return=1:strict_string_checks=1:check_initialization_order=1:external_symbolizer_path=$symbolizer"
