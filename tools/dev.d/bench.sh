@@ -1,6 +1,6 @@
 # tools/dev bench: builds, then hands over to tools/bench/run.py.
 
-source tools/dev.d/build.sh
+require build
 
 cmd_bench() {
   [[ -f tools/bench/run.py ]] || die "no benchmarks in this tree (tools/bench/run.py)"

@@ -1,6 +1,6 @@
 # tools/dev build: configure when needed, then ninja; one build at a time per checkout.
 
-source tools/dev.d/setup.sh
+require setup
 
 # Configures a new build folder, and an old one again when the list of source files has changed.
 configure() {

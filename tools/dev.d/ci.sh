@@ -1,8 +1,7 @@
 # tools/dev ci: everything that decides whether a change may land. Each part runs even when an
 # earlier one failed; the last line adds up all of them.
 
-source tools/dev.d/test.sh
-source tools/dev.d/fmt.sh
+require test fmt
 
 # Of the 90 minutes that continuous integration allows, on 2 cores.
 readonly CI_SECONDS_MAX=4800
@@ -10,11 +9,12 @@ readonly CI_SECONDS_MAX=4800
 ci_static() {
   STAGE_REPEAT="tools/dev fmt --check" counted_stage "format" format_check || true
   STAGE_REPEAT="tools/dev tidy" counted_stage "tidy" python3 tools/tidy.py || true
-  STAGE_REPEAT="tools/dev tidy --headers" counted_stage "headers" python3 tools/tidy.py --headers || true
 }
 
 ci_release() {
   counted_build release || return 0
+  # After the build, which generates the headers of the control API.
+  STAGE_REPEAT="tools/dev tidy --headers" counted_stage "headers" python3 tools/tidy.py --headers || true
   run_ctest release "ctest release"
   run_pytest release "" "${ALL_PYTEST[@]}"
 }

@@ -6,6 +6,19 @@ readonly LOG_DIR="$BUILD_ROOT/logs"
 readonly VENV="$ROOT/.venv"
 mkdir -p "$LOG_DIR"
 
+# Sources the named files of tools/dev.d, each once.
+declare -A LOADED=()
+require() {
+  local name
+  for name in "$@"; do
+    if [[ -z "${LOADED[$name]:-}" ]]; then
+      LOADED[$name]=yes
+      # shellcheck source=/dev/null
+      source "$ROOT/tools/dev.d/$name.sh"
+    fi
+  done
+}
+
 say() { printf '%s\n' "$*"; }
 
 die() {

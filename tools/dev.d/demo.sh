@@ -1,6 +1,6 @@
 # tools/dev demo: builds, then runs docs/examples/demo.py.
 
-source tools/dev.d/build.sh
+require build
 
 cmd_demo() {
   [[ -f docs/examples/demo.py ]] || die "no demo in this tree (docs/examples/demo.py)"

@@ -1,6 +1,6 @@
 # tools/dev fmt: clang-format over our C++ sources.
 
-source tools/dev.d/setup.sh
+require setup
 
 # Tracked or new files, as git sees them, so that build output is left alone.
 our_sources() {

@@ -1,7 +1,7 @@
 # tools/dev sim: the simulator over as many seeds as asked. The tests read REPRISE_SIM_SEEDS; what
 # they record as GoogleTest properties (seeds, faults, trace hash ...) goes into the JSON report.
 
-source tools/dev.d/test.sh
+require test
 
 run_sim() {
   local filter="$1" json="$2" results="$BUILD_ROOT/release/results" program name

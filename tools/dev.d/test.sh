@@ -4,7 +4,7 @@
 # Every run that counts appends "passed failed skipped" lines to the file in $TALLY; the closing line
 # is their sum, so that `ci` can add up several builds.
 
-source tools/dev.d/build.sh
+require build
 
 readonly QUICK_LABELS='^(unit|conformance|golden)$'
 readonly QUICK_PYTEST=(tests/tools tests/golden client/python/tests)

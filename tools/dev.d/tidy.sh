@@ -1,6 +1,6 @@
 # tools/dev tidy: the house rules, checked by tools/tidy.py.
 
-source tools/dev.d/build.sh
+require build
 
 cmd_tidy() {
   if [[ "${1:-}" == --headers ]]; then
