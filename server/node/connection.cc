@@ -52,7 +52,8 @@ Task<void> Connection::Serve(std::shared_ptr<Connection> self) {
     ++context.stats.clients;
     co_await self->ReadLoop();
     if (self->watch_ != 0 && !self->said_bye_ && self->stop_reason_.empty()) {
-      co_await self->death_.WaitFor([&] { return self->died_; }, context.loop.Now() + kDeathGrace);
+      co_await self->death_.WaitFor([&] { return self->died_ || !self->stop_reason_.empty(); },
+                                    context.loop.Now() + kDeathGrace);
     }
     --context.stats.clients;
   } else {
@@ -73,6 +74,7 @@ Task<void> Connection::Serve(std::shared_ptr<Connection> self) {
 
 void Connection::Stop(std::string reason) {
   if (stop_reason_.empty()) stop_reason_ = std::move(reason);
+  death_.Notify();
   context_.io.Shutdown(socket_);
 }
 

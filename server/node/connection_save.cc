@@ -15,6 +15,10 @@ constexpr uint32_t kSlotsMax = 16;
 Status Connection::StartRegister(const Incoming& incoming) {
   REPRISE_ASSIGN_STATUS(wire::Register message, wire::Decode<wire::Register>(incoming.body));
   if (registering_) return Status(Code::kFailedPrecondition, "a registration is under way");
+  if (message.rank >= message.world || message.world > limits::kWorldMax) {
+    return FailStatus(Code::kInvalidArgument, "rank {} of a world of {}", message.rank,
+                      message.world);
+  }
   if (registration_.has_value() &&
       (registration_->process != message.process || registration_->rank != message.rank ||
        registration_->tenant != message.tenant || registration_->job != message.job)) {
@@ -94,10 +98,11 @@ Task<Status> Connection::Attach(wire::Attach message, uint64_t request) {
     co_return Status(Code::kFailedPrecondition, "this connection has its slots already");
   }
   if (message.slots < 2 || message.slots > kSlotsMax ||
-      message.slot_bytes > limits::kShardBytesMax) {
-    co_return FailStatus(Code::kInvalidArgument, "{} slots of {}: 2 to {} slots of at most {}",
-                         message.slots, HumanBytes(message.slot_bytes), kSlotsMax,
-                         HumanBytes(limits::kShardBytesMax));
+      format::ChunkCount(message.slot_bytes, context_.chunk_bytes()) > limits::kChunksPerShardMax) {
+    co_return FailStatus(
+        Code::kInvalidArgument, "{} slots of {}: 2 to {} slots of at most {}", message.slots,
+        HumanBytes(message.slot_bytes), kSlotsMax,
+        HumanBytes(uint64_t{limits::kChunksPerShardMax} * context_.chunk_bytes()));
   }
   GrantRequest grant;
   grant.owner = context_.rng.NewId();
@@ -155,6 +160,10 @@ Result<SaveSpec> Connection::MakeSpec(const wire::SaveBegin& message) {
     return Error(Code::kFenced, "a newer run of this job has started; this one may not save");
   }
   if (owner_.IsZero()) return Error(Code::kFailedPrecondition, "SAVE_BEGIN before ATTACH");
+  if (message.metadata.size() > format::kMetadataBytesMax) {
+    return Fail(Code::kInvalidArgument, "step {}: {} of metadata, at most {} are kept", message.step,
+                HumanBytes(message.metadata.size()), HumanBytes(format::kMetadataBytesMax));
+  }
   if (message.length > slot_bytes_) {
     return Fail(Code::kResourceExhausted,
                 "step {}: a shard of {} does not fit the slots of {} that were attached: connect "
