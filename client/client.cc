@@ -131,7 +131,7 @@ Result<RunInfo> Client::Register(double timeout_s) {
   Deadline deadline = Deadline::AfterSeconds(timeout_s);
   bool bounded = !deadline.never();
   // The daemon answers at its deadline, naming the missing ranks; ours is only for a silent daemon.
-  registration.timeout_ms = bounded ? static_cast<uint64_t>(std::ceil(timeout_s * 1000)) : 0;
+  registration.timeout_ms = static_cast<uint64_t>(std::ceil((bounded ? timeout_s : 1e8) * 1000));
   Deadline patience = bounded ? Deadline::AfterSeconds(timeout_s + 2) : deadline;
   REPRISE_ASSIGN(auto answer, impl_->session->Ask<wire::Registered>(
                                   registration, patience, "all ranks of the run to register"));
@@ -140,6 +140,7 @@ Result<RunInfo> Client::Register(double timeout_s) {
               .resume = answer.resume,
               .skipped = TextOfSkipped(answer.skipped)};
   registration.takeover = false;
+  impl_->saver->SetRun({impl_->target.tenant, impl_->target.job, answer.epoch});
   impl_->session->SetReplay(std::move(registration));
   std::lock_guard lock(impl_->mutex);
   impl_->run = run;

@@ -37,6 +37,7 @@ Restorer::Restorer(Session& session, CopyEngine& engine, RestoreRing& ring, cons
 Status Restorer::Run(const Connection& connection, Deadline deadline) {
   connection_ = connection;
   deadline_ = deadline;
+  status_ = OkStatus();
   if (connection.map_slots) REPRISE_RETURN_IF_ERROR(RunSlots(connection, deadline));
   REPRISE_RETURN_IF_ERROR(RunRing(connection, deadline));
   return engine_.Flush();
@@ -160,7 +161,6 @@ Status Restorer::RunRing(const Connection& connection, Deadline deadline) {
   next_fetch_ = 0;
   in_flight_ = 0;
   ended_ = false;
-  status_ = OkStatus();
   requests_.clear();
   inbox_ = std::make_shared<Inbox>();
   Status started;

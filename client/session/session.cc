@@ -78,14 +78,14 @@ std::optional<SteadyPoint> Session::away_since() const {
 
 Result<uint64_t> Session::WaitConnected(Deadline deadline) {
   std::unique_lock lock(mutex_);
-  auto ready = [&] { return connection_ != nullptr || refused_.has_value() || closing_; };
+  auto ready = [&] { return generation() != 0 || refused_.has_value() || closing_; };
   if (deadline.never()) {
     changed_.wait(lock, ready);
   } else {
     changed_.wait_until(lock, deadline.point(), ready);
   }
   if (refused_.has_value()) return Error(*refused_);
-  if (connection_ != nullptr) return generation();
+  if (generation() != 0) return generation();
   return Fail(Code::kUnavailable, "the node daemon has been away for {:.1f} s: {}",
               MillisSince(away_since_) / 1000, away_why_.message());
 }
@@ -115,7 +115,8 @@ Result<uint64_t> Session::StartFrames(ByteView bytes, uint64_t request,
 Status Session::SendLocked(ByteView bytes, uint64_t generation) {
   if (IsForkChild(fork_generation_)) return Status(Code::kFailedPrecondition, kForkMessage);
   if (refused_.has_value()) return *refused_;
-  if (connection_ == nullptr || (generation != 0 && generation != this->generation())) {
+  uint64_t current = this->generation();
+  if (current == 0 || (generation != 0 && generation != current)) {
     return FailStatus(Code::kUnavailable, "the node daemon is away: {}", away_why_.message());
   }
   if (out_.size() - out_sent_ + bytes.size() > kOutBytesMax) {
@@ -141,6 +142,7 @@ void Session::Wake() {
 
 void Session::Run() {
   Nanos pause = options_.backoff_min;
+  std::unique_ptr<Connection> replaced;
   while (true) {
     {
       std::lock_guard lock(mutex_);
@@ -149,7 +151,8 @@ void Session::Run() {
     Status connected = ConnectOnce(Deadline::After(options_.connect_timeout));
     if (connected.ok()) {
       pause = options_.backoff_min;
-      Serve();
+      replaced.reset();
+      replaced = Serve();
       continue;
     }
     {
@@ -201,13 +204,24 @@ Status Session::Replay(Connection& connection, const wire::Register& registratio
   }
 }
 
-void Session::Serve() {
+void Session::Reconnect(uint64_t generation) {
+  std::lock_guard lock(mutex_);
+  if (this->generation() != generation) return;
+  // At once, so that nobody sends on the old connection any more.
+  generation_.store(0, std::memory_order_release);
+  replacing_ = true;
+  Wake();
+}
+
+std::unique_ptr<Connection> Session::Serve() {
   Status status;
+  bool replacing = false;
   while (status.ok()) {
     short events = POLLIN;
     {
       std::lock_guard lock(mutex_);
-      if (closing_) break;
+      replacing = std::exchange(replacing_, false);
+      if (closing_ || replacing) break;
       if (!out_.empty()) events |= POLLOUT;
     }
     pollfd entries[2] = {{.fd = connection_->descriptor(), .events = events, .revents = 0},
@@ -222,8 +236,12 @@ void Session::Serve() {
     }
     status = PumpOnce();
   }
-  if (status.ok()) status = Status(Code::kCancelled, "this client was closed");
-  Disconnect(status);
+  if (status.ok()) {
+    status = Status(Code::kCancelled, replacing ? "slots of another size are attached anew"
+                                                : "this client was closed");
+  }
+  std::unique_ptr<Connection> ended = Disconnect(status);
+  return replacing ? std::move(ended) : nullptr;
 }
 
 Status Session::PumpOnce() {
@@ -281,13 +299,14 @@ void Session::GiveBackLocked(const Reply& reply) {
   static_cast<void>(SendLocked(wire::Session::Pack(free, 0), 0));
 }
 
-void Session::Disconnect(const Status& why) {
+std::unique_ptr<Connection> Session::Disconnect(const Status& why) {
   uint64_t ended = 0;
   std::map<uint64_t, std::weak_ptr<Inbox>> waiting;
   std::unique_ptr<Connection> dead;
   {
     std::lock_guard lock(mutex_);
-    ended = generation_.exchange(0, std::memory_order_acq_rel);
+    generation_.store(0, std::memory_order_release);
+    ended = generations_;
     dead = std::move(connection_);
     out_.clear();
     out_sent_ = 0;
@@ -302,6 +321,7 @@ void Session::Disconnect(const Status& why) {
   }
   std::lock_guard lock(listener_mutex_);
   if (listener_ != nullptr) listener_->OnDisconnected(ended, lost);
+  return dead;
 }
 
 }  // namespace reprise::client

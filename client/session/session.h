@@ -69,6 +69,10 @@ class Session {
   // FENCED and the like when it refused the replayed registration for good.
   Result<uint64_t> WaitConnected(Deadline deadline);
 
+  // Replaces the connection by a new one: the old one ends when the new one is registered, so that the
+  // daemon never takes this process for gone. Returns at once; WaitConnected waits for the new one.
+  void Reconnect(uint64_t generation);
+
   // Sends a message that has no answer, on connection `generation` (0: the current one). UNAVAILABLE:
   // that connection is over.
   template <typename Message>
@@ -118,10 +122,11 @@ class Session {
   void Run();
   Status ConnectOnce(Deadline deadline);
   Status Replay(Connection& connection, const wire::Register& registration);
-  void Serve();
+  // Runs the connection to its end; returns it, still open, when it is to be replaced.
+  std::unique_ptr<Connection> Serve();
   Status PumpOnce();
   void Dispatch(Reply reply);
-  void Disconnect(const Status& why);
+  std::unique_ptr<Connection> Disconnect(const Status& why);
   Status SendFrames(ByteView bytes, uint64_t generation);
   Result<uint64_t> StartFrames(ByteView bytes, uint64_t request,
                                const std::shared_ptr<Inbox>& inbox, uint64_t generation);
@@ -150,6 +155,7 @@ class Session {
   Status away_why_;
   std::optional<Status> refused_;  // the daemon's final word: no further attempts
   bool closing_ = false;
+  bool replacing_ = false;
 
   std::mutex listener_mutex_;
   SessionListener* listener_ = nullptr;

@@ -76,6 +76,7 @@ void Save::FailLocked(Status status) {
   phase_ = kFailed;
   status_ = std::move(status);
   cancelled_.store(true, std::memory_order_relaxed);
+  if (awaited_ != nullptr) awaited_->Close();
   changed_.notify_all();
 }
 
@@ -114,6 +115,19 @@ bool Save::committed() const {
 bool Save::was_observed() const {
   std::lock_guard lock(mutex_);
   return observed_;
+}
+
+Result<Reply> Save::Await(const std::shared_ptr<Inbox>& inbox, Deadline deadline,
+                          std::string_view what) {
+  {
+    std::lock_guard lock(mutex_);
+    if (phase_ == kFailed) return Error(status_);
+    awaited_ = inbox;
+  }
+  Result<Reply> reply = inbox->Next(deadline, what);
+  std::lock_guard lock(mutex_);
+  awaited_ = nullptr;
+  return reply;
 }
 
 bool Save::BeginReading() {
@@ -169,6 +183,11 @@ void Save::OnDisconnected(uint64_t generation, const Status& why) {
   std::lock_guard lock(mutex_);
   if (generation_ != generation || copied_) return;
   FailLocked(why.Annotate("step " + std::to_string(step) + " was not copied yet"));
+}
+
+bool Save::is_orphan(uint64_t generation) const {
+  std::lock_guard lock(mutex_);
+  return copied_ && phase_ != kFailed && phase_ != kCommitted && generation_ != generation;
 }
 
 bool Save::occupies_slot(uint64_t generation) const {

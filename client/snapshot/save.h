@@ -18,6 +18,7 @@
 #include "client/device/copy_engine.h"
 #include "client/session/deadline.h"
 #include "client/session/fork.h"
+#include "client/session/inbox.h"
 #include "client/snapshot/layout_cache.h"
 #include "core/wire/messages.h"
 #include "reprise/client.h"
@@ -52,6 +53,8 @@ class Save {
   bool was_observed() const;
 
   // --- for the copy thread
+  // The next answer to `inbox`, unless the save fails meanwhile (CANCELLED).
+  Result<Reply> Await(const std::shared_ptr<Inbox>& inbox, Deadline deadline, std::string_view what);
   // False: failed meanwhile; the memory must not be read.
   bool BeginReading();
   void EndReading();
@@ -69,6 +72,8 @@ class Save {
   void OnState(const wire::SaveState& state);
   // Connection `generation` is gone: a save whose bytes are not all in the slot is lost.
   void OnDisconnected(uint64_t generation, const Status& why);
+  // True when it is copied, not over, and was granted by another connection than `generation`.
+  bool is_orphan(uint64_t generation) const;
   // True while it may hold a slot of connection `generation`.
   bool occupies_slot(uint64_t generation) const;
 
@@ -98,6 +103,7 @@ class Save {
   bool copied_ = false;
   bool observed_ = false;
   bool told_by_daemon_ = false;
+  std::shared_ptr<Inbox> awaited_;  // closed by a failure
   uint64_t generation_ = 0;  // of the connection that granted it
   uint8_t phase_ = 0;
   Status status_;

@@ -6,6 +6,7 @@ namespace reprise::client {
 
 Status Slots::Ensure(uint64_t generation, uint64_t shard_bytes) {
   if (generation == generation_ && shard_bytes <= slot_bytes_) return OkStatus();
+  bool regrow = generation == generation_;
   Release();
   wire::Attach attach;
   // At least 2 MiB, so that huge pages are possible; a sixteenth more than now, so that a state that
@@ -14,6 +15,11 @@ Status Slots::Ensure(uint64_t generation, uint64_t shard_bytes) {
                               std::max<uint64_t>(session_.chunk_bytes(), 2 * limits::kMiB));
   attach.slots = options_.count;
   auto inbox = std::make_shared<Inbox>();
+  {
+    std::lock_guard lock(mutex_);
+    if (interrupted_) return Status(Code::kCancelled, "the client is being closed");
+    waiting_ = inbox;
+  }
   Deadline deadline = Deadline::After(options_.attach_timeout);
   REPRISE_ASSIGN_STATUS(uint64_t request, session_.Start(attach, inbox, generation));
   Status status = [&]() -> Status {
@@ -41,6 +47,11 @@ Status Slots::Ensure(uint64_t generation, uint64_t shard_bytes) {
   session_.Forget(request);
   if (!status.ok()) {
     Release();
+    if (status.code() == Code::kFailedPrecondition && regrow) {
+      // A connection has one set of slots: larger ones need a new connection.
+      session_.Reconnect(generation);
+      return Status(Code::kUnavailable, "connecting anew for larger slots");
+    }
     return status.Annotate("attaching " + std::to_string(attach.slots) + " slots of " +
                            HumanBytes(attach.slot_bytes));
   }
@@ -61,6 +72,12 @@ bool Slots::ClaimZeroedGaps(uint32_t index, const Digest& layout) {
   if (held == layout) return true;
   held = layout;
   return false;
+}
+
+void Slots::Interrupt() {
+  std::lock_guard lock(mutex_);
+  interrupted_ = true;
+  if (waiting_ != nullptr) waiting_->Close();
 }
 
 void Slots::Release() {

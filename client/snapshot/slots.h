@@ -10,6 +10,8 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
+#include <mutex>
 
 #include "client/session/mapping.h"
 #include "client/session/session.h"
@@ -25,7 +27,8 @@ class Slots {
   Slots(Session& session, Options options) : session_(session), options_(options) {}
 
   // Makes sure that slots of connection `generation` with room for `shard_bytes` are mapped.
-  // RESOURCE_EXHAUSTED is the daemon's arithmetic about its budget.
+  // RESOURCE_EXHAUSTED is the daemon's arithmetic about its budget. UNAVAILABLE: a new connection is on
+  // its way, try again on that one.
   Status Ensure(uint64_t generation, uint64_t shard_bytes);
   // The bytes of a granted slot. INTERNAL: the daemon granted a slot it did not pass.
   Result<MutableByteView> Data(uint32_t index, uint64_t shard_bytes) const;
@@ -34,6 +37,8 @@ class Slots {
   // The slot's content is undefined (a copy was given up).
   void ForgetGaps(uint32_t index) { gaps_.erase(index); }
   void Release();
+  // Ends a wait in Ensure, now and from now on. Any thread.
+  void Interrupt();
 
  private:
   struct Slot {
@@ -46,6 +51,10 @@ class Slots {
   uint64_t slot_bytes_ = 0;
   std::map<uint32_t, Slot> slots_;
   std::map<uint32_t, Digest> gaps_;
+
+  std::mutex mutex_;
+  std::shared_ptr<Inbox> waiting_;  // guarded by mutex_
+  bool interrupted_ = false;        // guarded by mutex_
 };
 
 }  // namespace reprise::client

@@ -11,8 +11,13 @@ namespace {
 // Refusals of a save that the daemon has announced to all ranks itself.
 bool IsAnnounced(Code code) {
   return code == Code::kResourceExhausted || code == Code::kFenced || code == Code::kAborted ||
-         code == Code::kAlreadyExists;
+         code == Code::kAlreadyExists || code == Code::kInvalidArgument;
 }
+
+// How often the daemon is asked about a save whose connection is gone.
+constexpr Nanos kOrphanPause = std::chrono::milliseconds(250);
+// Stream ids of such questions, apart from those of readers.
+constexpr uint64_t kOrphanStreams = uint64_t{1} << 63;
 
 // Saves without news from daemons that were restarted meanwhile.
 constexpr size_t kLiveMax = 32;
@@ -48,6 +53,7 @@ Saver::~Saver() {
     return;
   }
   session_.SetListener(nullptr);
+  slots_.Interrupt();
   {
     std::lock_guard lock(mutex_);
     closing_ = true;
@@ -169,7 +175,17 @@ Status Saver::Skip(uint64_t step, std::string_view reason) {
 void Saver::Run() {
   std::unique_lock lock(mutex_);
   while (true) {
-    wake_.wait(lock, [&] { return closing_ || unmap_ || !queue_.empty(); });
+    auto called = [&] { return closing_ || unmap_ || !queue_.empty(); };
+    if (std::shared_ptr<Save> orphan = OrphanLocked(); orphan != nullptr) {
+      if (!wake_.wait_for(lock, kOrphanPause, called)) {
+        lock.unlock();
+        AskAbout(*orphan);
+        lock.lock();
+        continue;
+      }
+    } else {
+      wake_.wait(lock, called);
+    }
     if (unmap_) {
       unmap_ = false;
       lock.unlock();
@@ -186,6 +202,42 @@ void Saver::Run() {
     Recycle(std::move(save->staging));
     lock.lock();
   }
+}
+
+std::shared_ptr<Save> Saver::OrphanLocked() const {
+  for (const std::shared_ptr<Save>& save : live_) {
+    if (save->is_orphan(session_.generation())) return save;
+  }
+  return nullptr;
+}
+
+void Saver::AskAbout(Save& save) {
+  uint64_t generation = session_.generation();
+  std::optional<ReaderTarget> target;
+  {
+    std::lock_guard lock(mutex_);
+    target = target_;
+  }
+  if (generation == 0 || !target.has_value()) return;
+  wire::ReadOpen question;
+  question.tenant = target->tenant;
+  question.job_name = target->job;
+  question.step = save.step;
+  question.epoch = target->epoch;
+  uint64_t stream = kOrphanStreams + save.step;
+  auto answer = session_.Ask<wire::ReadOk>(question, Deadline::After(kOrphanPause * 4),
+                                           "news of a save", generation, stream);
+  if (!answer.has_value()) return;
+  static_cast<void>(session_.SendEmpty(wire::Opcode::kReadClose, generation, stream));
+  wire::SaveState state;
+  state.step = save.step;
+  state.phase = wire::SavePhase::kCommitted;
+  save.OnState(state);
+}
+
+void Saver::SetRun(ReaderTarget target) {
+  std::lock_guard lock(mutex_);
+  target_ = std::move(target);
 }
 
 void Saver::Recycle(std::unique_ptr<Staging> staging) {
@@ -242,7 +294,14 @@ Status Saver::Transfer(Save& save, uint64_t& generation, std::optional<uint64_t>
 
 Result<wire::SaveGrant> Saver::Begin(Save& save, uint64_t& generation, Deadline patience) {
   if (save.over()) return Error(save.status());
-  REPRISE_ASSIGN(generation, session_.WaitConnected(patience));
+  while (true) {
+    Deadline turn = Deadline::After(std::chrono::milliseconds(100));
+    Result<uint64_t> connected = session_.WaitConnected(patience.Earlier(turn));
+    generation = connected.value_or(0);
+    if (connected.has_value()) break;
+    bool final = connected.error().code() != Code::kUnavailable || patience.expired();
+    if (final || save.over()) return Error(std::move(connected).error());
+  }
   Status attached = slots_.Ensure(generation, save.layout->layout.shard_bytes);
   if (!attached.ok()) return Error(std::move(attached));
   save.AddProgress();
@@ -259,15 +318,31 @@ Result<wire::SaveGrant> Saver::Begin(Save& save, uint64_t& generation, Deadline 
   if (!layouts_sent_.contains(begin.layout)) begin.layout_bytes = save.layout->encoded;
   begin.metadata = save.options.metadata;
   begin.durability = save.options.durability;
-  auto grant = session_.Ask<wire::SaveGrant>(
-      begin, Deadline::After(options_.stall_budget),
-      "leave to save (raise stall_budget_s if the node is busy)", generation);
+  auto grant = AskLeave(save, begin, generation);
+  if (!grant.has_value() && grant.error().code() == Code::kNotFound &&
+      begin.layout_bytes.empty()) {
+    // The daemon keeps a bounded number of layouts: this one has to be sent again.
+    layouts_sent_.erase(begin.layout);
+    return Begin(save, generation, patience);
+  }
   if (grant.has_value()) {
     layouts_sent_.insert(begin.layout);
   } else if (IsAnnounced(grant.error().code())) {
     save.FailByDaemon(grant.error());
   }
   return grant;
+}
+
+Result<wire::SaveGrant> Saver::AskLeave(Save& save, const wire::SaveBegin& begin,
+                                        uint64_t generation) {
+  auto inbox = std::make_shared<Inbox>();
+  REPRISE_ASSIGN(uint64_t request, session_.Start(begin, inbox, generation));
+  Result<Reply> reply =
+      save.Await(inbox, Deadline::After(options_.stall_budget),
+                 "leave to save (raise stall_budget_s if the node is busy)");
+  session_.Forget(request);
+  if (!reply.has_value()) return Error(std::move(reply).error());
+  return wire::Decode<wire::SaveGrant>(reply->body);
 }
 
 Status Saver::CopyInto(Save& save, const wire::SaveGrant& grant, uint64_t generation) {

@@ -43,6 +43,14 @@ class Saver final : public SessionListener {
   // Gives up what is not copied, ends the copy thread.
   ~Saver() override;
 
+  // The run whose checkpoints this saver makes: for asking about saves whose connection is gone.
+  struct ReaderTarget {
+    std::string tenant;
+    std::string job;
+    uint64_t epoch = 0;
+  };
+  void SetRun(ReaderTarget target);
+
   // Codes of Client::Snapshot.
   Result<std::shared_ptr<Save>> Start(uint64_t step, std::span<const PieceView> pieces,
                                       SaveOptions options);
@@ -64,7 +72,12 @@ class Saver final : public SessionListener {
   void Process(Save& save);
   Status Transfer(Save& save, uint64_t& generation, std::optional<uint64_t>& id);
   Result<wire::SaveGrant> Begin(Save& save, uint64_t& generation, Deadline patience);
+  Result<wire::SaveGrant> AskLeave(Save& save, const wire::SaveBegin& begin, uint64_t generation);
   Status CopyInto(Save& save, const wire::SaveGrant& grant, uint64_t generation);
+  // A sealed save whose connection ended before it was committed: the daemon that finishes it does not
+  // know whom to tell, so it is asked whether the checkpoint exists.
+  std::shared_ptr<Save> OrphanLocked() const;
+  void AskAbout(Save& save);
   void Recycle(std::unique_ptr<Staging> staging);
 
   Session& session_;
@@ -89,6 +102,7 @@ class Saver final : public SessionListener {
   std::vector<std::shared_ptr<Save>> live_;  // not over yet, and the newest
   std::vector<std::unique_ptr<Staging>> staging_;
   std::optional<Status> fenced_;
+  std::optional<ReaderTarget> target_;
   bool unmap_ = false;
   bool closing_ = false;
   std::thread thread_;
