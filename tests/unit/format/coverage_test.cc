@@ -104,6 +104,14 @@ TEST(Coverage, RefusesReplicasThatDifferNamingBothRanks) {
       "tensor \"w\": ranks 2 and 4 hold the same part with different contents"));
 }
 
+TEST(Coverage, AcceptsReplicasThatAreCutIntoOtherPieces) {
+  Piece both = Rows(0, 6);
+  both.boxes.push_back({{6, 0}, {6, 8}});
+  World world;
+  world.Add(0, both).Add(1, Rows(0, 6)).Add(2, FlatPiece("w", {12, 8}, 48, 96));
+  EXPECT_EQ(world.Refusal(), "");
+}
+
 TEST(Coverage, DoesNotCountAReplicaTwice) {
   World world;
   world.Add(0, Rows(0, 6)).Add(1, Rows(0, 6));
