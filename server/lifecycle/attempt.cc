@@ -107,8 +107,10 @@ Result<AttemptPtr> Attempts::Find(const format::ShardIdentity& shard) {
   if (job == nullptr) return Fail(Code::kNotFound, "no such job: register first");
   if (Status over = WhyOver(*job, shard); !over.ok()) return Error(std::move(over));
   AttemptPtr attempt = Revive(shard);
-  if (shard.key.epoch < core_.FenceOf(*job) && (attempt == nullptr || !attempt->adopted)) {
-    return Fail(Code::kFenced, "epoch {} is over: epoch {} of this job runs now", shard.key.epoch,
+  bool by_step = core_.mutations.shards_keyed_by_step && attempt != nullptr;
+  uint64_t epoch = by_step ? attempt->key.epoch : shard.key.epoch;
+  if (epoch < core_.FenceOf(*job) && (attempt == nullptr || !attempt->adopted)) {
+    return Fail(Code::kFenced, "epoch {} is over: epoch {} of this job runs now", epoch,
                 job->epoch());
   }
   if (attempt == nullptr) {

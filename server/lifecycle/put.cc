@@ -115,10 +115,6 @@ Task<Result<std::unique_ptr<PutSession>>> Puts::Open(PutRequest request, Digest 
   if (sealed != nullptr) {
     co_return Fail(Code::kAborted, "rank {} is sealed here with another root", request.shard.rank);
   }
-  if (core_.mutations.shards_keyed_by_step) {
-    request.shard.attempt = attempt->id;
-    request.shard.key = attempt->key;
-  }
   std::vector<format::Run> payload;
   if (request.length > 0) {
     Result<std::vector<format::Run>> reserved = core_.tier.Reserve(request.length);
@@ -273,6 +269,9 @@ std::vector<format::Entry> Puts::Session::Entries() const {
   }
   format::PreparedEntry prepared;
   prepared.identity = request_.shard;
+  // The same unless the mutation shards_keyed_by_step let another attempt's shard in.
+  prepared.identity.attempt = attempt_->id;
+  prepared.identity.key = attempt_->key;
   prepared.root = manifest_.root;
   prepared.length = request_.length;
   prepared.layout = request_.layout;

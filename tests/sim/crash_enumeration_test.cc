@@ -3,7 +3,7 @@
 //
 // At every disk event of the reference scenario (crash_workload.h) the media and the oracle are
 // forked, and for each way in which the undecided cells may survive the power cut (kept, lost, torn)
-// a store is recovered and judged. Up to kExhaustiveStates combinations are all tried; above that,
+// a store is recovered and judged. Up to 256 combinations are all tried; above that,
 // every single and every pair deviation from "all lost" and from "all kept", and seeded samples. The
 // index model loses none, some or all of its unflushed groups. Recovery itself is cut off at each of
 // its own events (nested), and recovering twice must give what recovering once gives.
@@ -18,9 +18,16 @@
 namespace reprise::lifecycle {
 namespace {
 
-constexpr uint64_t kExhaustiveStates = 256;
-constexpr size_t kPairCellsMax = 10;
-constexpr uint64_t kSamples = 12;
+// How much is tried at each crash point.
+struct Effort {
+  uint64_t exhaustive_states = 256;  // all combinations up to this many
+  size_t pair_cells_max = 10;        // above it: pair deviations among the first so many cells
+  uint64_t samples = 12;             // above it: seeded random combinations
+  bool nested = true;                // recovery is cut off at each of its events
+  bool stop_at_first = false;        // violation
+};
+// For removed barriers: enough to find them, soon.
+constexpr Effort kSearch{32, 0, 4, false, true};
 
 StoreOptions EnumerationOptions() {
   StoreOptions options = TinyOptions();
@@ -49,8 +56,7 @@ using Outcomes = std::vector<SimOutcome>;
 
 class Enumerator {
  public:
-  Enumerator(StoreOptions options, bool stop_at_first, bool rot)
-      : options_(std::move(options)), stop_at_first_(stop_at_first), rot_(rot) {}
+  Enumerator(StoreOptions options, Effort effort) : options_(std::move(options)), effort_(effort) {}
 
   Statistics Run() {
     StoreHost host(7);
@@ -63,13 +69,13 @@ class Enumerator {
     }
     std::optional<std::string> failed = CrashWorkload(host, oracle).Run();
     if (failed.has_value()) Violation("workload: " + *failed);
-    if (rot_ && !Done()) Rot(host, oracle);
+    if (!Done()) Rot(host, oracle);
     host.disk().OnEvent(nullptr);
     return statistics_;
   }
 
  private:
-  bool Done() const { return stop_at_first_ && statistics_.violations > 0; }
+  bool Done() const { return effort_.stop_at_first && statistics_.violations > 0; }
   void Violation(std::string text) {
     ++statistics_.kinds[text];
     if (statistics_.violations++ == 0) statistics_.first = std::move(text);
@@ -91,7 +97,7 @@ class Enumerator {
     uint64_t product = 1;
     for (const SimUndecided& each : undecided) {
       choices.push_back(OutcomesOf(each, /*torn=*/true));
-      product = std::min<uint64_t>(product * choices.back().size(), kExhaustiveStates + 1);
+      product = std::min<uint64_t>(product * choices.back().size(), effort_.exhaustive_states + 1);
     }
     Outcomes lost;
     Outcomes kept;
@@ -101,10 +107,10 @@ class Enumerator {
     }
     visit(lost, true);
     visit(kept, true);
-    if (product <= kExhaustiveStates) return VisitAll(choices, visit);
+    if (product <= effort_.exhaustive_states) return VisitAll(choices, visit);
     for (const Outcomes& base : {lost, kept}) VisitDeviations(base, choices, visit);
     Rng rng(statistics_.points);
-    for (uint64_t sample = 0; sample < kSamples; ++sample) {
+    for (uint64_t sample = 0; sample < effort_.samples; ++sample) {
       Outcomes random;
       for (const Outcomes& each : choices) random.push_back(each[rng.Below(each.size())]);
       visit(random, false);
@@ -129,7 +135,7 @@ class Enumerator {
         Outcomes one = base;
         one[i] = first;
         visit(one, false);
-        for (size_t j = i + 1; j < std::min(choices.size(), kPairCellsMax); ++j) {
+        for (size_t j = i + 1; j < std::min<size_t>(choices.size(), effort_.pair_cells_max); ++j) {
           for (const SimOutcome& second : choices[j]) {
             Outcomes two = one;
             two[j] = second;
@@ -155,7 +161,7 @@ class Enumerator {
       StoreHost host(point.disk, point.index, 1000);
       Cut(host, outcomes);
       host.index().Crash(variant == 0 ? survivors : 0);
-      if (baseline) Nested(host, point.oracle);
+      if (baseline && effort_.nested) Nested(host, point.oracle);
       Recover(host, point.oracle, baseline);
       if (Done()) return;
     }
@@ -212,6 +218,7 @@ class Enumerator {
   void Rot(StoreHost& host, const CrashOracle& oracle) {
     CrashPoint point{host.disk(), host.index(), oracle};
     RotJournal(point);
+    RotBothCopies(point);
     RotManifest(point);
     LoseIndex(point);
   }
@@ -238,6 +245,26 @@ class Enumerator {
         other.disk().FlipBit("/store/JOURNAL." + std::to_string(1 - copy), slot * 4096 + 40, 3);
         Recover(other, point.oracle, false);
       }
+    }
+  }
+  // One slot is rotten in both copies: no promise may be broken silently. The last slot is left out,
+  // because nothing tells its loss from a group that was never written.
+  void RotBothCopies(const CrashPoint& point) {
+    uint64_t last = point.index.visible_mark().seq % options_.geometry.journal_slots;
+    for (uint64_t slot = 0; slot < options_.geometry.journal_slots && !Done(); ++slot) {
+      if (slot == last) continue;
+      ++statistics_.states;
+      StoreHost host(point.disk, point.index, 4500);
+      host.disk().Crash(LoseUnflushed);
+      host.index().Crash(0);
+      host.disk().FlipBit("/store/JOURNAL.0", slot * 4096 + 40, 3);
+      host.disk().FlipBit("/store/JOURNAL.1", slot * 4096 + 40, 3);
+      Status opened = host.Open(RecoveryOptions());
+      if (!opened.ok()) {
+        if (opened.code() != Code::kDataLoss) Violation("rot: " + opened.ToString());
+        continue;
+      }
+      for (std::string& violation : point.oracle.Judge(host)) Violation("silent: " + violation);
     }
   }
   // The newest checkpoint's manifest is damaged: it must be reported, and latest move to another.
@@ -281,18 +308,17 @@ class Enumerator {
   }
 
   const StoreOptions options_;
-  const bool stop_at_first_;
-  const bool rot_;
+  const Effort effort_;
   Statistics statistics_;
 };
 
 TEST(CrashEnumeration, NoCrashStateBreaksAPromise) {
   SetLogLevel(LogLevel::kError);
-  Statistics result = Enumerator(EnumerationOptions(), false, true).Run();
+  Statistics result = Enumerator(EnumerationOptions(), Effort()).Run();
   std::printf("crash points: %llu (all outcomes up to %llu, above that single and pair deviations "
               "and samples)\n",
               static_cast<unsigned long long>(result.points),
-              static_cast<unsigned long long>(kExhaustiveStates));
+              static_cast<unsigned long long>(Effort().exhaustive_states));
   std::printf("crash states: %llu, violations: %llu, nested: %llu\n",
               static_cast<unsigned long long>(result.states),
               static_cast<unsigned long long>(result.violations),
@@ -354,7 +380,7 @@ TEST(CrashEnumeration, EveryRemovedBarrierIsCaught) {
   for (const Removed& removed : kRemoved) {
     StoreOptions options = EnumerationOptions();
     removed.remove(options);
-    Statistics result = Enumerator(options, true, true).Run();
+    Statistics result = Enumerator(options, kSearch).Run();
     bool found = result.violations > 0;
     caught += found;
     std::printf("%-30s %-10s %8llu %8llu  %s\n", removed.name,
