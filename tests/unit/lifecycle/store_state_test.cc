@@ -180,9 +180,9 @@ TEST(StoreState, ASecondCopyOfALayoutIsFreeAtOnce) {
   Fixture f;
   f.Start();
   f.Do(f.Prepared({1, 10}, 0));
-  Run second = f.NextRun();
+  format::Run second = f.NextRun();
   StoreState::Change change = f.Do(LayoutEntry{Fixture::LayoutOf(0), {second, 10, Digest{}}});
-  EXPECT_EQ(change.freed, std::vector<Run>{second});
+  EXPECT_EQ(change.freed, std::vector<format::Run>{second});
 }
 
 TEST(StoreState, RefusesAnExtentWithTwoOwners) {
