@@ -89,8 +89,8 @@ PRODUCT = ["include/", "core/", "client/", "server/", "tools/"]
 CALL = r"(?<![\w.>:])(?:::)?"  # a free function: not a member, not another namespace's
 BANNED = [
     (r"\bstd::j?thread\b(?!::)", "post to an event loop: threads belong to their adapters", PRODUCT,
-     ["core/async/", "core/io/", "client/", "server/catalog/", "server/daemon", "server/rpc/",
-      "server/web/http_server", "tools/bench/"]),
+     ["core/async/", "core/io/", "client/", "server/catalog/", "server/daemon", "server/loop_thread",
+      "server/rpc/", "server/web/http_server", "tools/bench/"]),
     (r"\b(?:std::)?(?:rand|srand|rand_r|drand48)\s*\(|\bstd::(?:mt19937\w*|random_device)\b",
      "take a Rng (core/base/random.h)", PRODUCT + ["tests/"], ["core/base/random"]),
     (r"\b(?:system|steady|high_resolution)_clock::now\b|" + CALL + r"(?:clock_gettime|gettimeofday)\s*\(",
