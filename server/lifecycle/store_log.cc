@@ -21,6 +21,8 @@ Task<Status> StoreLog::Append(std::vector<format::Entry> entries) {
     co_return Status(Code::kUnavailable, failed_ ? "the store has failed: restart it to recover"
                                                  : "the store is shutting down");
   }
+  // Reasons come from other processes, of any length; a journal entry has limits.
+  for (format::Entry& entry : entries) entry = format::Bounded(std::move(entry));
   std::vector<format::Entry> copy = entries;
   Result<journal::Mark> mark = co_await parts_.journal.Append(
       std::move(copy), [this, entries = std::move(entries)](const journal::Mark& durable) {
