@@ -56,6 +56,22 @@ struct RestoreOptions {
 };
 Status RunRestore(const GlobalOptions& options, const RestoreOptions& restore);
 
+// --- keep (commands_keep.cc): what retention may and may not take away. forget deletes one checkpoint
+// for good, and without a terminal only when `yes`; exit 1 when it is pinned, the last good one or being
+// read. A pinned checkpoint stays until it is unpinned. All need a step; without an epoch the lineage
+// decides which run is meant.
+struct ForgetOptions {
+  std::string reference;
+  bool yes = false;
+};
+Status RunForget(const GlobalOptions& options, const ForgetOptions& forget);
+struct PinOptions {
+  std::string reference;
+  bool pinned = true;
+  std::string reason;
+};
+Status RunPin(const GlobalOptions& options, const PinOptions& pin);
+
 // --- operate (commands_operate.cc)
 Status RunDoctor(const GlobalOptions& options);
 Status RunVersion(const GlobalOptions& options);

@@ -78,6 +78,14 @@ Result<v1::StoreInfo> Control::GetStore() {
   return Call(&v1::Control::StubInterface::GetStore, v1::Empty());
 }
 
+Status Control::Delete(const v1::CheckpointQuery& query) {
+  return StatusOf(Call(&v1::Control::StubInterface::Delete, query));
+}
+
+Status Control::Pin(const v1::PinRequest& request) {
+  return StatusOf(Call(&v1::Control::StubInterface::Pin, request));
+}
+
 Status Control::SetMark(const v1::MarkRequest& request) {
   return StatusOf(Call(&v1::Control::StubInterface::SetMark, request));
 }

@@ -27,6 +27,8 @@ class Control {
                                              bool all);
   Result<v1::CheckpointInfo> Resolve(const v1::CheckpointQuery& query);
   Result<v1::StoreInfo> GetStore();
+  Status Delete(const v1::CheckpointQuery& query);
+  Status Pin(const v1::PinRequest& request);
   Status SetMark(const v1::MarkRequest& request);
 
   const std::string& address() const { return address_; }

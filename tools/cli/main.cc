@@ -20,6 +20,8 @@ struct CommandLine {
   bool tensors = false;
   VerifyOptions verify;
   RestoreOptions restore;
+  ForgetOptions forget;
+  PinOptions pin;
   std::function<Status()> run;
 };
 
@@ -69,6 +71,25 @@ void AddAct(CLI::App& app, CommandLine& line) {
   version->callback([&] { line.run = [&] { return RunVersion(line.global); }; });
 }
 
+void AddKeep(CLI::App& app, CommandLine& line) {
+  CLI::App* forget = app.add_subcommand("forget", "Delete one checkpoint for good");
+  forget->add_option("REF", line.forget.reference, "[TENANT/]JOB@STEP[~RUN]")->required();
+  forget->add_flag("--yes", line.forget.yes, "Do not ask (needed without a terminal)");
+  forget->callback([&] { line.run = [&] { return RunForget(line.global, line.forget); }; });
+
+  CLI::App* pin = app.add_subcommand("pin", "Keep a checkpoint: nothing deletes it until unpin");
+  pin->add_option("REF", line.pin.reference, "[TENANT/]JOB@STEP[~RUN]")->required();
+  pin->add_option("--reason", line.pin.reason, "Shown by ls, and to whoever tries to delete it");
+  pin->callback([&] { line.run = [&] { return RunPin(line.global, line.pin); }; });
+
+  CLI::App* unpin = app.add_subcommand("unpin", "Let a pinned checkpoint be deleted again");
+  unpin->add_option("REF", line.pin.reference, "[TENANT/]JOB@STEP[~RUN]")->required();
+  unpin->callback([&] {
+    line.pin.pinned = false;
+    line.run = [&] { return RunPin(line.global, line.pin); };
+  });
+}
+
 int Main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);
   CommandLine line;
@@ -79,6 +100,7 @@ int Main(int argc, char** argv) {
   AddGlobal(app, line.global);
   AddLook(app, line);
   AddAct(app, line);
+  AddKeep(app, line);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
