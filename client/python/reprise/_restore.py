@@ -130,7 +130,9 @@ def _match(walk, saved, rename, rank, same_world, strict):
         source = _source_of(item, found, rank, same_world)
         if source is not None:
             aux.append((item, (found, source)))
-    unexpected = sorted(set(saved) - used)
+    # Other ranks may save other names (pipeline stages): only what this rank saved is its to take.
+    mine = {name for name, item in saved.items() if not same_world or rank in item["ranks"]}
+    unexpected = sorted(mine - used) if same_world else []
     lines = []
     if strict and missing:
         lines.append("not in the checkpoint: " + _some(missing))
