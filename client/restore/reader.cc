@@ -160,7 +160,6 @@ Result<std::vector<format::ShardManifest>> Reader::LoadShards(const RestorePlan&
 
 Status Reader::Read(std::span<const PieceView> pieces, bool map_slots, Deadline deadline) {
   SteadyPoint started = SteadyClock::now();
-  stats_ = {};
   REPRISE_ASSIGN_STATUS(auto wanted, WantedOf(pieces));
   REPRISE_ASSIGN_STATUS(auto plan, PlanRestore(saved_, wanted,
                                                {.rank = options_.rank, .world = options_.world}));
@@ -176,10 +175,19 @@ Status Reader::Read(std::span<const PieceView> pieces, bool map_slots, Deadline 
     status = OpenStream(deadline);
     if (status.ok()) status = ReadOnce(restorer, map_slots, deadline);
   }
-  stats_ = restorer.stats();
-  stats_.plan_ms = plan_ms;
-  stats_.read_ms = MillisSince(started);
+  AddStats(restorer.stats(), plan_ms, MillisSince(started));
   return status;
+}
+
+void Reader::AddStats(const ReadStats& read, double plan_ms, double read_ms) {
+  stats_.bytes_slab += read.bytes_slab;
+  stats_.bytes_peer += read.bytes_peer;
+  stats_.bytes_ram += read.bytes_ram;
+  stats_.bytes_nvme += read.bytes_nvme;
+  stats_.bytes_object += read.bytes_object;
+  stats_.chunks_corrupt += read.chunks_corrupt;
+  stats_.plan_ms += plan_ms;
+  stats_.read_ms += read_ms;
 }
 
 Status Reader::ReadOnce(Restorer& restorer, bool map_slots, Deadline deadline) {

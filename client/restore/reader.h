@@ -40,6 +40,7 @@ class Reader {
 
   const format::CheckpointManifest& manifest() const { return manifest_; }
   const SavedState& saved() const { return saved_; }
+  // Sums over all reads so far.
   const ReadStats& stats() const { return stats_; }
   // Codes of Checkpoint::Read. `map_slots`: see Restorer::Connection.
   Status Read(std::span<const PieceView> pieces, bool map_slots, Deadline deadline);
@@ -47,6 +48,7 @@ class Reader {
  private:
   Reader(Session& session, CopyEngine& engine, RestoreRing& ring, ReaderOptions options)
       : session_(session), engine_(engine), ring_(ring), options_(std::move(options)) {}
+  void AddStats(const ReadStats& read, double plan_ms, double read_ms);
   Status OpenStream(Deadline deadline);
   Status LoadLayouts(Deadline deadline);
   Result<std::vector<format::ShardManifest>> LoadShards(const RestorePlan& plan, Deadline deadline);

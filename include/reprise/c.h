@@ -161,6 +161,7 @@ typedef struct {
   uint64_t chunks_corrupt;
   double plan_ms, read_ms;
 } reprise_read_stats;
+/* Sums over all reads of this reader. */
 REPRISE_API void reprise_reader_get_stats(const reprise_reader* reader, reprise_read_stats* stats);
 REPRISE_API const char* reprise_reader_error(const reprise_reader* reader);
 REPRISE_API void reprise_reader_close(reprise_reader* reader);

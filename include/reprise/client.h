@@ -136,6 +136,7 @@ class REPRISE_EXPORT Checkpoint {
   // verified. NOT_FOUND and INVALID_ARGUMENT list what is missing or does not match, before any byte
   // moves. DATA_LOSS: no intact copy. After a failure other than those two the targets are undefined.
   Status Read(std::span<const PieceView> pieces, double timeout_s);
+  // Sums over all reads so far.
   ReadStats stats() const;
 
  private:
