@@ -162,7 +162,7 @@ def command_cases(options):
     pattern, names, cases = re.compile(options.filter), [], []
     listed = {}
     for name, (executable, _) in known_tests(options.build).items():
-        if not Path(executable).exists():
+        if not executable or not Path(executable).is_file():
             continue
         if executable not in listed:
             listed[executable] = [c for c in listed_cases(executable) if pattern.search(c)]
