@@ -4,7 +4,7 @@
 #
 #   target               library          linked by               in the files
 #   -------------------  ---------------  ----------------------  --------------------------------
-#   ext_digest           xxHash, ISA-L    core/base               digest*
+#   ext_digest           xxHash           core/base               digest*
 #   ext_log              spdlog           core/base               log*
 #   ext_fmt              fmt              core/base               all: it stands in for std::format,
 #                                                                 which libstdc++ 12 lacks
@@ -35,8 +35,7 @@ function(reprise_external name)
 endfunction()
 
 # Used by every build.
-pkg_check_modules(isal REQUIRED IMPORTED_TARGET libisal)
-pkg_check_modules(xxhash REQUIRED libxxhash)
+pkg_check_modules(xxhash REQUIRED IMPORTED_TARGET libxxhash)
 pkg_check_modules(liburing REQUIRED IMPORTED_TARGET liburing)
 pkg_check_modules(zstd REQUIRED IMPORTED_TARGET libzstd)
 pkg_check_modules(curl REQUIRED IMPORTED_TARGET libcurl)
@@ -47,7 +46,7 @@ find_package(CLI11 REQUIRED CONFIG)
 find_package(GTest REQUIRED CONFIG)
 find_package(benchmark REQUIRED CONFIG)
 
-reprise_external(digest TARGETS PkgConfig::isal)
+reprise_external(digest TARGETS PkgConfig::xxhash)
 add_library(reprise_ext_fmt STATIC cmake/fmt/format.cc)
 add_library(reprise::ext_fmt ALIAS reprise_ext_fmt)
 reprise_external(log TARGETS reprise::ext_fmt)

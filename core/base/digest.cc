@@ -1,7 +1,5 @@
 #include "core/base/digest.h"
 
-#include <isa-l/crc.h>
-
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
@@ -61,11 +59,5 @@ void DigestStream::Update(ByteView data) {
   REPRISE_CHECK(XXH3_128bits_update(&state_->xxh, data.data(), data.size()) == XXH_OK);
 }
 Digest DigestStream::Finish() const { return Canonical(XXH3_128bits_digest(&state_->xxh)); }
-
-uint32_t Crc32c(ByteView data, uint32_t seed) {
-  // ISA-L leaves both inversions to the caller and wants a mutable pointer it does not write to.
-  auto* bytes = const_cast<unsigned char*>(data.data());
-  return ~crc32_iscsi(bytes, static_cast<int>(data.size()), ~seed);
-}
 
 }  // namespace reprise

@@ -1,7 +1,7 @@
 // Digests: XXH3-128 for everything a parent vouches for, CRC32C for what vouches for itself.
 //
 // XXH3-128 (xxHash, seed 0, canonical big-endian bytes) is the digest of chunks, manifests and roots.
-// CRC32C (Castagnoli, through ISA-L) guards frame headers, journal slots and superblocks. Neither is
+// CRC32C (Castagnoli, crc32c.cc) guards frame headers, journal slots and superblocks. Neither is
 // cryptographic: they detect damage, not an adversary (docs/format.md).
 //
 // Thread rule: pure functions; DigestStream is a value owned by one thread.
@@ -60,6 +60,8 @@ class DigestStream {
 
 // CRC32C of `data`, continuing from `seed` (a previous result) when given.
 uint32_t Crc32c(ByteView data, uint32_t seed = 0);
+// The same without the processor's instruction, for its test.
+uint32_t Crc32cByTable(ByteView data, uint32_t seed = 0);
 
 inline void Put(ByteWriter& writer, const Digest& digest) { writer.Data(digest.bytes); }
 inline Digest GetDigest(ByteReader& reader) {

@@ -15,6 +15,8 @@
 #include <string_view>
 #include <utility>
 
+#include "reprise/export.h"
+
 namespace reprise {
 
 // What a caller can react to. Numbers are gRPC's; kOutcomeUnknown is ours (it travels as 17).
@@ -40,9 +42,9 @@ enum class Code : uint8_t {
 };
 
 // The code's name as logs, JSON and the CLI print it ("RESOURCE_EXHAUSTED").
-std::string_view CodeName(Code code);
+REPRISE_EXPORT std::string_view CodeName(Code code);
 
-class [[nodiscard]] Status {
+class [[nodiscard]] REPRISE_EXPORT Status {
  public:
   // Success.
   Status() = default;

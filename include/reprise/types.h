@@ -15,6 +15,8 @@
 #include <string_view>
 #include <vector>
 
+#include "reprise/export.h"
+
 namespace reprise {
 
 // Element types, numbered for good (they are stored). Names follow safetensors where it has them.
@@ -39,10 +41,10 @@ enum class Dtype : uint8_t {
   kComplex128 = 18,  // likewise
 };
 // Bytes of one element; 0 for a value that is no Dtype.
-uint32_t DtypeBytes(Dtype dtype);
+REPRISE_EXPORT uint32_t DtypeBytes(Dtype dtype);
 // "F32", "BF16", ...; "" for a value that is no Dtype.
-std::string_view DtypeName(Dtype dtype);
-std::optional<Dtype> DtypeFromName(std::string_view name);
+REPRISE_EXPORT std::string_view DtypeName(Dtype dtype);
+REPRISE_EXPORT std::optional<Dtype> DtypeFromName(std::string_view name);
 
 // How far a checkpoint has come: each level survives more than the one before.
 enum class Durability : uint8_t {
@@ -51,8 +53,9 @@ enum class Durability : uint8_t {
   kServer = 3,  // flushed to a store's NVMe, committed: survives all nodes
   kObject = 4,  // in the object store: survives the cluster
 };
-std::string_view DurabilityName(Durability durability);  // "local", "peer", "server", "object"
-std::optional<Durability> DurabilityFromName(std::string_view name);
+// "local", "peer", "server", "object".
+REPRISE_EXPORT std::string_view DurabilityName(Durability durability);
+REPRISE_EXPORT std::optional<Durability> DurabilityFromName(std::string_view name);
 
 // A half-open axis-aligned region of a tensor: [offset[i], offset[i] + extent[i]) along axis i.
 // A scalar's box has no axes and one element.
@@ -78,7 +81,7 @@ enum class WorldPolicy : uint8_t {
 };
 
 // 128 random bits made by the coordinator.
-struct Id {
+struct REPRISE_EXPORT Id {
   std::array<uint8_t, 16> bytes{};
   bool IsZero() const { return *this == Id{}; }
   std::string ToHex() const;
@@ -94,6 +97,6 @@ struct CheckpointKey {
 };
 
 // True when `name` matches [A-Za-z0-9._-]{1,128} and has no leading dot.
-bool IsValidName(std::string_view name);
+REPRISE_EXPORT bool IsValidName(std::string_view name);
 
 }  // namespace reprise

@@ -16,6 +16,17 @@ TEST(Crc32c, MatchesThePublishedVectors) {
   EXPECT_EQ(Crc32c(Bytes(32, 0xff)), 0x62A8AB43u);
 }
 
+TEST(Crc32c, IsTheSameByInstructionAndByTable) {
+  Bytes data(300);
+  for (size_t i = 0; i < data.size(); ++i) data[i] = static_cast<uint8_t>(i * 37 + 11);
+  for (size_t begin = 0; begin < 9; ++begin) {
+    for (size_t size = 0; begin + size <= data.size(); ++size) {
+      ByteView view = ByteView(data).subspan(begin, size);
+      ASSERT_EQ(Crc32c(view, 5), Crc32cByTable(view, 5)) << begin << " " << size;
+    }
+  }
+}
+
 TEST(Crc32c, ContinuesFromASeed) {
   EXPECT_EQ(Crc32c(ViewOf("6789"), Crc32c(ViewOf("12345"))), 0xE3069283u);
 }
