@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstddef>
 #include <cstring>
 
@@ -57,14 +58,12 @@ Status RemoveStale(const std::string& path, const SocketAddress& address) {
 }
 
 // Connects a non-blocking socket; 0 or an errno.
-int ConnectUntil(int fd, const SocketAddress& address,
-                 std::chrono::steady_clock::time_point until) {
+int ConnectUntil(int fd, const SocketAddress& address, const Clock& clock, TimePoint until) {
   if (connect(fd, address.raw(), address.length) == 0) return 0;
   // A full Unix backlog answers EAGAIN: as good as refused.
   if (errno != EINPROGRESS && errno != EINTR) return errno;
   while (true) {
-    auto left =
-        std::chrono::ceil<std::chrono::milliseconds>(until - std::chrono::steady_clock::now());
+    auto left = std::chrono::ceil<std::chrono::milliseconds>(until - clock.Now());
     if (left.count() <= 0) return ETIMEDOUT;
     pollfd waiting{fd, POLLOUT, 0};
     int ready = poll(&waiting, 1, static_cast<int>(std::min<int64_t>(left.count(), 60'000)));
@@ -154,14 +153,14 @@ Result<int> ListenOn(const std::string& address, int extra_flags) {
   return Error(StatusFromErrno(error, failed + address));
 }
 
-Result<int> ConnectTo(const std::string& address, std::chrono::steady_clock::time_point until,
+Result<int> ConnectTo(const std::string& address, const Clock& clock, TimePoint until,
                       bool nonblocking) {
   REPRISE_ASSIGN(std::vector<SocketAddress> choices, ResolveAddress(address, false));
   int error = 0;
   for (const SocketAddress& choice : choices) {
     int fd = socket(choice.family(), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0) return Error(StatusFromErrno(errno, "socket for " + address));
-    error = ConnectUntil(fd, choice, until);
+    error = ConnectUntil(fd, choice, clock, until);
     if (error == 0) {
       // io_uring answers -EAGAIN at once on a non-blocking socket instead of waiting.
       if (!nonblocking) fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);

@@ -7,10 +7,10 @@
 
 #include <sys/socket.h>
 
-#include <chrono>
 #include <string>
 #include <vector>
 
+#include "core/base/clock.h"
 #include "reprise/status.h"
 
 namespace reprise {
@@ -28,8 +28,8 @@ Result<std::vector<SocketAddress>> ResolveAddress(const std::string& address, bo
 Result<std::string> AddressOf(int socket);
 // A listening socket. A Unix socket's file is replaced only when nobody answers there.
 Result<int> ListenOn(const std::string& address, int extra_flags);
-// A connected socket, or DEADLINE_EXCEEDED once `until` passed.
-Result<int> ConnectTo(const std::string& address, std::chrono::steady_clock::time_point until,
+// A connected socket, or DEADLINE_EXCEEDED once `until` passed on `clock`.
+Result<int> ConnectTo(const std::string& address, const Clock& clock, TimePoint until,
                       bool nonblocking);
 
 }  // namespace reprise

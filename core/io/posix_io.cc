@@ -11,7 +11,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
 
 #include "core/base/check.h"
 #include "core/base/log.h"
@@ -207,10 +206,10 @@ Task<Result<SocketId>> PosixIo::Listen(std::string address) {
 }
 
 Task<Result<SocketId>> PosixIo::Connect(std::string address, TimePoint deadline) {
-  auto until = std::chrono::steady_clock::now() + (deadline - loop_.Now());
   Result<int> fd = co_await OnPool<Result<int>>(
-      connect_pool_, [address = std::move(address), until, nonblocking = nonblocking_] {
-        return ConnectTo(address, until, nonblocking);
+      connect_pool_,
+      [address = std::move(address), &clock = loop_.clock(), deadline, nonblocking = nonblocking_] {
+        return ConnectTo(address, clock, deadline, nonblocking);
       });
   if (!fd.has_value()) co_return Error(fd.error());
   TuneConnection(*fd);
