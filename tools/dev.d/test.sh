@@ -8,7 +8,7 @@ require build
 
 readonly QUICK_LABELS='^(unit|conformance|golden)$'
 readonly QUICK_PYTEST=(tests/tools tests/golden client/python/tests)
-readonly ALL_PYTEST=("${QUICK_PYTEST[@]}" tests/e2e)
+readonly ALL_PYTEST=("${QUICK_PYTEST[@]}" tests/crash tests/e2e)
 
 report() { python3 "$ROOT/tools/dev.d/report.py" "$@"; }
 
