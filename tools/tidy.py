@@ -47,8 +47,10 @@ LAYERS = {
     "server/journal": ["core/base/", "core/async/", "core/io/", "core/format/"],
     "server/catalog": ["core/base/", "core/async/", "core/format/"],
     "server/tier": ["core/base/", "core/async/", "core/io/", "core/format/"],
-    "server/lifecycle": ["core/base/", "core/async/", "core/format/", *INTERFACES["journal"],
-                         *INTERFACES["catalog"], *INTERFACES["tier"]],
+    # core/io and the NVMe tier because Store::Open brings a directory to life (docs/adr/0015).
+    "server/lifecycle": ["core/base/", "core/async/", "core/io/", "core/format/",
+                         *INTERFACES["journal"], *INTERFACES["catalog"], *INTERFACES["tier"],
+                         "server/tier/nvme_tier.h"],
     "server/node": CORE + INTERFACES["tier"] + INTERFACES["lifecycle"] + INTERFACES["store_link"],
     "server/dataplane": CORE + INTERFACES["tier"] + INTERFACES["lifecycle"],
     "server/rpc": ["core/base/", "core/async/", "proto/", *INTERFACES["lifecycle"]],
@@ -89,7 +91,7 @@ PRODUCT = ["include/", "core/", "client/", "server/", "tools/"]
 CALL = r"(?<![\w.>:])(?:::)?"  # a free function: not a member, not another namespace's
 BANNED = [
     (r"\bstd::j?thread\b(?!::)", "post to an event loop: threads belong to their adapters", PRODUCT,
-     ["core/async/", "core/io/", "client/", "server/catalog/", "server/daemon", "server/loop_thread",
+     ["core/async/", "core/io/", "client/", "server/catalog/", "server/daemon", "server/loop_thread", "server/node/pid_watch",
       "server/rpc/", "server/web/http_server", "tools/bench/"]),
     (r"\b(?:std::)?(?:rand|srand|rand_r|drand48)\s*\(|\bstd::(?:mt19937\w*|random_device)\b",
      "take a Rng (core/base/random.h)", PRODUCT + ["tests/"], ["core/base/random"]),

@@ -1,5 +1,7 @@
 // Every bound of the product, in one place. Decoders check against these before they allocate;
 // queues block (back-pressure) rather than pass them. Related limits are tied by static_assert.
+//
+// Thread rule: constants.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,7 @@
 // REPRISE_EXPORT marks what libreprise.so shows of the C++ API; everything else is hidden.
+// The linker script client/exports.map says the same once more.
+//
+// Thread rule: a macro.
 #pragma once
 
 #if defined(__GNUC__)

@@ -1,4 +1,6 @@
 // ClientTest: a client of one rank against a FakeDaemon, and a training state to save and restore.
+//
+// Thread rule: the test's thread; the fake daemon has its own.
 #pragma once
 
 #include <gtest/gtest.h>

@@ -1,4 +1,6 @@
 // Random but reproducible values of every format, and a count of what a decoder allocates.
+//
+// Thread rule: the test's thread; the allocation count is per process.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,6 @@
 // Strict in-memory stand-ins for the coordinator and the store, in the node's own loop.
+//
+// Thread rule: that loop. They refuse what the contracts forbid.
 #pragma once
 
 #include <deque>
@@ -112,6 +114,7 @@ class FakeCoordinator final : public lifecycle::CoordinatorApi {
   std::vector<lifecycle::InventoryReport> reports;
   std::vector<std::pair<CheckpointKey, std::string>> marks;
   uint64_t polls = 0;
+  uint64_t registers = 0;
 
  private:
   Rng rng_;

@@ -1,4 +1,6 @@
 // LocalClient: a training process reduced to its frames, driven by the test's loop.
+//
+// Thread rule: that loop.
 #pragma once
 
 #include <deque>

@@ -1,5 +1,7 @@
 // NodeFixture: a real node on a real I/O engine and a real shared-memory directory, between a fake
 // coordinator and a fake store. The test body runs as one coroutine on the same loop.
+//
+// Thread rule: the test's thread.
 #pragma once
 
 #include <gtest/gtest.h>
