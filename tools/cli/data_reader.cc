@@ -23,8 +23,9 @@
 namespace reprise::cli {
 namespace {
 
-// Chunks asked for at once; the next request goes out while the last one is being received.
-constexpr uint32_t kChunksPerRequest = 32;
+// Chunks asked for at once. One request at a time: the store reads ahead within it, and answers to
+// two requests may come interleaved.
+constexpr uint32_t kChunksPerRequest = 1024;
 
 // A connected stream socket with a timeout on every call.
 class Stream {
@@ -166,8 +167,7 @@ class Reader final : public DataReader {
     uint64_t asked = 0;
     Bytes buffer(shard.chunk_bytes);
     for (uint64_t index = 0; index < count; ++index) {
-      // One request ahead of the one being received keeps the store reading.
-      while (asked < count && asked < index + 2 * kChunksPerRequest) {
+      if (index == asked) {
         auto size = static_cast<uint32_t>(std::min<uint64_t>(kChunksPerRequest, count - asked));
         REPRISE_RETURN_IF_ERROR(
             stream_.Send(wire::Session::Pack(
