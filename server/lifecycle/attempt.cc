@@ -187,8 +187,8 @@ void Attempts::End(const AttemptPtr& attempt, AttemptPhase phase, std::string re
   by_id_.erase(attempt->id);
   by_key_.erase({attempt->job, attempt->key});
   NodeEvent event;
-  event.kind = phase == AttemptPhase::kCommitted ? NodeEvent::Kind::kCommitted
-                                                 : NodeEvent::Kind::kAborted;
+  event.kind =
+      phase == AttemptPhase::kCommitted ? NodeEvent::Kind::kCommitted : NodeEvent::Kind::kAborted;
   event.job = attempt->job;
   event.key = attempt->key;
   event.attempt = attempt->id;
@@ -217,21 +217,23 @@ void Attempts::OnTimer(const Id& id) {
   std::string late = WhoHasNotBegun(*attempt);
   TimePoint now = core_.Now();
   if (!settling && !late.empty() && now >= attempt->begin_deadline) {
-    core_.Spawn([](Attempts& self, AttemptPtr lost, std::string reason) -> Task<void> {
+    core_.Spawn([](Attempts& self, AttemptPtr lost, std::string reason)
+                    -> Task<void> {
       Status aborted = co_await self.Abort(lost, reason);
       if (!aborted.ok()) LogWarn("{}", aborted.ToString());
     }(*this, attempt,
-      fmt::format("{} did not begin step {} within {:.0f} s (begin_window)", late,
-                  attempt->key.step, SecondsOf(core_.options.begin_window))));
+                    fmt::format("{} did not begin step {} within {:.0f} s (begin_window)", late,
+                                attempt->key.step, SecondsOf(core_.options.begin_window))));
     return;
   }
   if (!settling && now >= attempt->last_progress + core_.options.attempt_timeout) {
-    core_.Spawn([](Attempts& self, AttemptPtr lost, std::string reason) -> Task<void> {
+    core_.Spawn([](Attempts& self, AttemptPtr lost, std::string reason)
+                    -> Task<void> {
       Status aborted = co_await self.Abort(lost, reason);
       if (!aborted.ok()) LogWarn("{}", aborted.ToString());
     }(*this, attempt,
-      fmt::format("no progress for {:.0f} s (attempt_timeout); missing ranks {}",
-                  SecondsOf(core_.options.attempt_timeout), MissingRanks(*attempt))));
+                    fmt::format("no progress for {:.0f} s (attempt_timeout); missing ranks {}",
+                                SecondsOf(core_.options.attempt_timeout), MissingRanks(*attempt))));
     return;
   }
   if (settling) {

@@ -1,5 +1,5 @@
-// Attempts: saves in progress, in RAM. One attempt per (job, epoch, step), minted by the first rank that
-// begins the step; failure is terminal and told to every node at once.
+// Attempts: saves in progress, in RAM. One attempt per (job, epoch, step), minted by the first rank
+// that begins the step; failure is terminal and told to every node at once.
 //
 //   open -> committing -> committed        a fence met while committing leads back to open
 //   open | committing -> failing -> aborted
@@ -8,8 +8,8 @@
 // attempt that ended leaves the table: what remains of it is in the StoreState. After a restart the
 // table is rebuilt from PREPARED shards and from the nodes' inventories (Revive).
 //
-// Deadlines: every rank must have begun within `begin_window`; then there must be progress (bytes, or
-// a seal) at least every `attempt_timeout`. A rank that runs ahead to other steps does not help:
+// Deadlines: every rank must have begun within `begin_window`; then there must be progress (bytes,
+// or a seal) at least every `attempt_timeout`. A rank that runs ahead to other steps does not help:
 // the error names who is missing and which step each of them is at.
 //
 // Thread rule: the store's loop.
@@ -49,8 +49,12 @@ struct Attempt {
   // Entries held back under the mutation skip_prepared.
   std::vector<format::Entry> held_back;
 
-  bool ended() const { return phase == AttemptPhase::kCommitted || phase == AttemptPhase::kAborted; }
-  bool accepts() const { return phase == AttemptPhase::kOpen || phase == AttemptPhase::kCommitting; }
+  bool ended() const {
+    return phase == AttemptPhase::kCommitted || phase == AttemptPhase::kAborted;
+  }
+  bool accepts() const {
+    return phase == AttemptPhase::kOpen || phase == AttemptPhase::kCommitting;
+  }
 };
 using AttemptPtr = std::shared_ptr<Attempt>;
 
@@ -62,8 +66,8 @@ class Attempts {
   // Joins or mints the attempt of a step. Codes: CoordinatorApi::Begin (the epoch's own checks are
   // the caller's: EpochManager::CheckRank).
   Result<AttemptPtr> Begin(const BeginRequest& request, uint32_t world);
-  // The live attempt this shard belongs to; revives one the coordinator forgot in a restart. FENCED:
-  // an older epoch. ABORTED: it failed, with the reason. ALREADY_EXISTS: it is committed.
+  // The live attempt this shard belongs to; revives one the coordinator forgot in a restart.
+  // FENCED: an older epoch. ABORTED: it failed, with the reason. ALREADY_EXISTS: it is committed.
   Result<AttemptPtr> Find(const format::ShardIdentity& shard);
   // For inventories: like Find, but also of older epochs that have not been settled yet.
   AttemptPtr Revive(const format::ShardIdentity& shard);

@@ -1,21 +1,28 @@
-// COMMIT, in the order in which things become durable; what a crash after each step leaves:
+// COMMIT, in the order in which things become durable; what a crash after each step leaves is said
+// behind the arrow:
 //
-//   C1  every rank of the world is PREPARED, pieces cover every tensor   nothing: attempt stays open
-//   C2  checkpoint manifest written, reaped, flushed                      unreferenced bytes: free space
-//   C3  under the job's lock: epoch current or attempt adopted, key free,
-//       attempt not failing -> COMMIT journalled          <- linearisation point: from here it exists
+//   C1  every rank of the world is PREPARED, pieces cover every tensor
+//         -> nothing: the attempt stays open
+//   C2  checkpoint manifest written, reaped, flushed
+//         -> bytes nobody refers to: free space
+//   C3  under the job's lock: epoch current or attempt adopted, key free, attempt not failing;
+//       COMMIT journalled. The linearisation point.
+//         -> the checkpoint exists
 //   C4  state applied (StoreLog); the index follows
 //   C5  visible: `latest`, listings, OpenRead
 //   C6  acknowledged: kCommitted to every node
-//   C7  certificate written beside the manifest, flushed                  rewritten at recovery
+//   C7  certificate written beside the manifest, flushed
+//         -> without it: rewritten at recovery
 //
-// The epoch is checked at C3, inside the lock that EPOCH is journalled under: a check any earlier lets
-// a commit slip past a fence raised in between.
+// The epoch is checked at C3, inside the lock that EPOCH is journalled under: a check any earlier
+// lets a commit slip past a fence raised in between.
 //
 // DELETE:
 //   D1  refuse if pinned, last good one of its level, or leased by a reader
-//   D2  certificate erased and flushed                                    rewritten at recovery
-//   D3  under job lock and ledger lock: D1 again -> DELETE journalled     gone for good
+//   D2  certificate erased and flushed
+//         -> the checkpoint is still there: certificate rewritten at recovery
+//   D3  under job lock and ledger lock: D1 again, DELETE journalled
+//         -> gone for good
 //   D4  extents free (StoreLog, when the group is durable), acknowledged
 //
 // The certificate goes first, so that no scan of segments can ever take freed extents for a
@@ -75,8 +82,8 @@ Task<void> Committer::Commit(AttemptPtr attempt) {
     co_return;
   }
   Result<format::CommitEntry> commit = co_await WriteManifest(attempt);
-  Status recorded = commit.has_value() ? co_await RecordCommit(attempt, *commit)
-                                       : Status(commit.error());
+  Status recorded =
+      commit.has_value() ? co_await RecordCommit(attempt, *commit) : Status(commit.error());
   if (recorded.ok()) {
     co_await Certify(*commit);
     co_return;
@@ -114,8 +121,7 @@ Task<Status> Committer::CheckWhole(AttemptPtr attempt) {
   co_return OkStatus();
 }
 
-Task<Status> Committer::CheckPieces(AttemptPtr attempt,
-                                    std::vector<format::PreparedEntry> shards) {
+Task<Status> Committer::CheckPieces(AttemptPtr attempt, std::vector<format::PreparedEntry> shards) {
   std::vector<LayoutPtr> layouts;
   std::vector<std::vector<Digest>> digests;
   for (const format::PreparedEntry& shard : shards) {

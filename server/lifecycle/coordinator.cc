@@ -11,14 +11,10 @@ constexpr size_t kNamesShown = 8;
 
 CheckpointState StateOf(const CheckpointRow& row, bool on_lineage) {
   switch (row.mark) {
-    case format::Mark::kDamaged:
-      return CheckpointState::kDamaged;
-    case format::Mark::kPoisoned:
-      return CheckpointState::kPoisoned;
-    case format::Mark::kRecovered:
-      return CheckpointState::kRecovered;
-    case format::Mark::kIntact:
-      break;
+    case format::Mark::kDamaged: return CheckpointState::kDamaged;
+    case format::Mark::kPoisoned: return CheckpointState::kPoisoned;
+    case format::Mark::kRecovered: return CheckpointState::kRecovered;
+    case format::Mark::kIntact: break;
   }
   return on_lineage ? CheckpointState::kCommitted : CheckpointState::kSuperseded;
 }
@@ -37,18 +33,12 @@ std::string KeysOf(const JobState& job) {
 
 std::string_view CheckpointStateName(CheckpointState state) {
   switch (state) {
-    case CheckpointState::kSaving:
-      return "saving";
-    case CheckpointState::kCommitted:
-      return "committed";
-    case CheckpointState::kDamaged:
-      return "damaged";
-    case CheckpointState::kPoisoned:
-      return "poisoned";
-    case CheckpointState::kSuperseded:
-      return "superseded";
-    case CheckpointState::kRecovered:
-      return "recovered";
+    case CheckpointState::kSaving: return "saving";
+    case CheckpointState::kCommitted: return "committed";
+    case CheckpointState::kDamaged: return "damaged";
+    case CheckpointState::kPoisoned: return "poisoned";
+    case CheckpointState::kSuperseded: return "superseded";
+    case CheckpointState::kRecovered: return "recovered";
   }
   return "unknown";
 }
@@ -210,8 +200,7 @@ Task<Result<JobInfo>> Coordinator::GetJob(std::string tenant, std::string name) 
 }
 
 Task<Result<std::vector<CheckpointInfo>>> Coordinator::ListCheckpoints(std::string tenant,
-                                                                       std::string name,
-                                                                       bool all) {
+                                                                       std::string name, bool all) {
   REPRISE_CO_ASSIGN(const JobState* job, JobNamed(tenant, name));
   std::vector<CheckpointInfo> infos;
   std::set<CheckpointKey> lineage;
@@ -225,9 +214,9 @@ Task<Result<std::vector<CheckpointInfo>>> Coordinator::ListCheckpoints(std::stri
       infos.push_back(InfoOf(*attempt));
     }
   }
-  std::sort(infos.begin(), infos.end(), [](const CheckpointInfo& left, const CheckpointInfo& right) {
-    return left.key > right.key;
-  });
+  std::sort(
+      infos.begin(), infos.end(),
+      [](const CheckpointInfo& left, const CheckpointInfo& right) { return left.key > right.key; });
   co_return infos;
 }
 
@@ -250,8 +239,7 @@ Task<Result<CheckpointInfo>> Coordinator::Resolve(std::string tenant, std::strin
                    name, KeysOf(*job));
   }
   if (row->mark == format::Mark::kDamaged) {
-    co_return Fail(Code::kDataLoss, "{} is damaged: {}", NameOf(row->commit.key),
-                   row->mark_reason);
+    co_return Fail(Code::kDataLoss, "{} is damaged: {}", NameOf(row->commit.key), row->mark_reason);
   }
   co_return InfoOf(*job, *row);
 }

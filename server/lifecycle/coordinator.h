@@ -1,7 +1,7 @@
 // Coordinator: the parts of the lifecycle put together behind CoordinatorApi and ShardStore.
 //
-// Holds no state of its own: epochs, attempts, inventories and events are in their parts, everything
-// durable in StoreState. Listings and selections are answered here.
+// Holds no state of its own: epochs, attempts, inventories and events are in their parts,
+// everything durable in StoreState. Listings and selections are answered here.
 //
 // Thread rule: the store's loop. Owner: the store.
 #pragma once

@@ -1,12 +1,13 @@
 // CoordinatorApi: what node daemons and operators ask of the coordinator of a store.
 //
-// Implemented by Coordinator (in the store's process) and by rpc::CoordinatorStub (over gRPC), so that
-// a daemon holding both roles, a remote node and the simulator run the same code. Semantics are those
-// of docs/architecture.md, "Run start" and "Who saves when".
+// Implemented by Coordinator (in the store's process) and by rpc::CoordinatorStub (over gRPC), so
+// that a daemon holding both roles, a remote node and the simulator run the same code. Semantics
+// are those of docs/architecture.md, "Run start" and "Who saves when".
 //
-// Every mutating call is idempotent: a replay (same job, epoch, attempt, rank, process) gives the same
-// answer. Every call has a deadline chosen by the caller; the error of a wait that ran out names what
-// was missing. Codes beyond those listed at a call: UNAVAILABLE (store away: retry), CANCELLED.
+// Every mutating call is idempotent: a replay (same job, epoch, attempt, rank, process) gives the
+// same answer. Every call has a deadline chosen by the caller; the error of a wait that ran out
+// names what was missing. Codes beyond those listed at a call: UNAVAILABLE (store away: retry),
+// CANCELLED.
 //
 // Thread rule: the caller's loop; implementations hop to their own.
 #pragma once
@@ -43,6 +44,9 @@ struct RegisterRequest {
   RankIdentity who;
   Id node;                // the node daemon the rank is attached to
   bool takeover = false;  // fence a run of this job that is alive under another launcher
+  // 0: a process joins a new run. Else it is in this epoch already and lost its node daemon: it gets
+  // the same answer again, also from a coordinator that has forgotten it, or FENCED.
+  uint64_t epoch = 0;
 };
 // What every rank of an epoch gets, word for word the same: the pinned resume point.
 struct RegisterAnswer {
@@ -81,10 +85,11 @@ struct InventoryItem {
 };
 struct InventoryReport {
   Id node;
-  Id incarnation;               // new at each start of the daemon
-  std::string address;          // for people: host and pid of the daemon
-  std::vector<InventoryItem> items;  // everything sealed and not yet reused: replaces the last report
-  uint64_t settle_token = 0;    // the token of the kSettle event this report answers, or 0
+  Id incarnation;       // new at each start of the daemon
+  std::string address;  // for people: host and pid of the daemon
+  // Everything sealed and not yet reused: replaces the last report.
+  std::vector<InventoryItem> items;
+  uint64_t settle_token = 0;  // the token of the kSettle event this report answers, or 0
 };
 
 // A rank's process ended or detached (pidfd); its epoch stays, its registration does not.
@@ -98,11 +103,13 @@ struct RankGone {
 
 struct NodeEvent {
   enum class Kind : uint8_t {
-    kCommitted = 1,     // `key`/`attempt` is a checkpoint now
-    kAborted = 2,       // the attempt failed for all; `reason` says why and names the rank
-    kSettle = 3,        // answer at once with a fresh InventoryReport carrying `token`
-    kFenced = 4,        // epochs of `job` up to key.epoch are over: stop their trainers' saves
-    kLocalSealed = 5,   // all ranks of the attempt have sealed at `local`
+    kCommitted = 1,  // `key`/`attempt` is a checkpoint now
+    kAborted = 2,    // the attempt failed for all; `reason` says why and names the rank
+    kSettle = 3,     // answer at once with a fresh InventoryReport carrying `token`
+    kFenced = 4,     // epochs of `job` up to key.epoch are over: stop their trainers' saves
+    // All ranks of the attempt have sealed at `local`; or settle has adopted it: upload it (again),
+    // even if it was answered FENCED before.
+    kLocalSealed = 5,
   };
   Kind kind = Kind::kCommitted;
   Id job;
@@ -124,7 +131,12 @@ struct PollAnswer {
 };
 
 enum class CheckpointState : uint8_t {
-  kSaving = 1, kCommitted = 2, kDamaged = 3, kPoisoned = 4, kSuperseded = 5, kRecovered = 6,
+  kSaving = 1,
+  kCommitted = 2,
+  kDamaged = 3,
+  kPoisoned = 4,
+  kSuperseded = 5,
+  kRecovered = 6,
 };
 std::string_view CheckpointStateName(CheckpointState state);
 
@@ -164,7 +176,7 @@ struct JobInfo {
 
 // Selects a checkpoint of a job: exactly one form, or latest when all are empty.
 struct Selector {
-  std::optional<uint64_t> step;   // along the lineage, or with `epoch` exactly
+  std::optional<uint64_t> step;  // along the lineage, or with `epoch` exactly
   std::optional<uint64_t> epoch;
 };
 
@@ -172,9 +184,9 @@ class CoordinatorApi {
  public:
   virtual ~CoordinatorApi() = default;
 
-  // Registers a rank and waits until its epoch is open and settled. ALREADY_EXISTS: the job is alive
-  // under another launcher (names host, pid, step). DEADLINE_EXCEEDED names the missing ranks.
-  // FENCED: a newer run registered meanwhile. INVALID_ARGUMENT: bad names, rank >= world.
+  // Registers a rank and waits until its epoch is open and settled. ALREADY_EXISTS: the job is
+  // alive under another launcher (names host, pid, step). DEADLINE_EXCEEDED names the missing
+  // ranks. FENCED: a newer run registered meanwhile. INVALID_ARGUMENT: bad names, rank >= world.
   virtual Task<Result<RegisterAnswer>> Register(RegisterRequest request, TimePoint deadline) = 0;
 
   // Announces that a rank saves `step`; the first caller mints the attempt. FENCED: older epoch.

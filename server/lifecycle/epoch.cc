@@ -1,10 +1,10 @@
-// Start of a run, step by step:
+// Start of a run, step by step; what a crash after each step leaves is said behind the arrow:
 //
-//   E1  ranks 0..world-1 register (RAM)                       a crash: they register again
-//   E2  under the job's lock: EPOCH journalled                <- the fence: older trainers are FENCED
+//   E1  ranks 0..world-1 register (RAM)                         -> they register again
+//   E2  under the job's lock: EPOCH journalled. The fence: trainers of older epochs are FENCED
+//         -> an epoch without an answer; E1 again
 //   E3  kFenced to every node
-//   E4  settle (settle.cc), ending in RESUME                  a crash before RESUME: the epoch stays
-//                                                             without answer; E1 again
+//   E4  settle (settle.cc), ending in RESUME                    -> the answer is recorded
 //   E5  every waiting rank gets the answer; later calls of the same processes get it again
 //
 // The fence is raised at the grant, not when the new epoch first saves: between the two a straggler
@@ -30,8 +30,9 @@ Status CheckIdentity(const RankIdentity& who) {
     return FailStatus(Code::kInvalidArgument, "rank {} of a world of {}", who.rank, who.world);
   }
   if (who.process.IsZero() || who.launcher.size() > limits::kNameLengthMax) {
-    return Status(Code::kInvalidArgument, "a process id is needed, and a launcher id of at most "
-                                          "128 bytes");
+    return Status(Code::kInvalidArgument,
+                  "a process id is needed, and a launcher id of at most "
+                  "128 bytes");
   }
   return OkStatus();
 }
@@ -68,7 +69,8 @@ Task<Result<RegisterAnswer>> Epochs::Register(RegisterRequest request, TimePoint
   }
   LaunchPtr launch = FindLaunch(launches, request.who);
   if (launch == nullptr) {
-    REPRISE_CO_ASSIGN(launch, Join(launches, job, request));
+    REPRISE_CO_ASSIGN(launch, request.epoch == 0 ? Join(launches, job, request)
+                                                 : Rejoin(launches, job, request));
   }
   co_return co_await AwaitAnswer(job, std::move(launch), request.who, deadline);
 }
@@ -94,11 +96,12 @@ Status Epochs::CheckRivals(JobLaunches& launches, const RegisterRequest& request
     if (launch == nullptr || launch->launcher == request.who.launcher || request.takeover) continue;
     const Registration* alive = SomebodyAlive(*launch);
     if (alive == nullptr) continue;
-    return FailStatus(Code::kAlreadyExists,
-                      "job {} is alive under another launcher ('{}'; rank {} is pid {} on host {}, at "
-                      "step {}): stop it, or pass takeover to fence it",
-                      request.who.job, launch->launcher, alive->who.rank, alive->who.pid,
-                      alive->who.host, alive->last_step);
+    return FailStatus(
+        Code::kAlreadyExists,
+        "job {} is alive under another launcher ('{}'; rank {} is pid {} on host {}, at "
+        "step {}): stop it, or pass takeover to fence it",
+        request.who.job, launch->launcher, alive->who.rank, alive->who.pid, alive->who.host,
+        alive->last_step);
   }
   const LaunchPtr& gathering = launches.gathering;
   if (gathering != nullptr && gathering->launcher == request.who.launcher &&
@@ -118,8 +121,8 @@ Result<Epochs::LaunchPtr> Epochs::Join(JobLaunches& launches, const Id& job,
                                        const RegisterRequest& request) {
   REPRISE_TRY(CheckRivals(launches, request));
   LaunchPtr launch = launches.gathering;
-  if (launch != nullptr && (launch->launcher != request.who.launcher ||
-                            launch->world != request.who.world)) {
+  if (launch != nullptr &&
+      (launch->launcher != request.who.launcher || launch->world != request.who.world)) {
     EndLaunch(launches, launch, Status(Code::kFenced, "another launch of this job has registered"));
     launch = nullptr;
   }
@@ -142,6 +145,37 @@ Result<Epochs::LaunchPtr> Epochs::Join(JobLaunches& launches, const Id& job,
   }
   launch->changed.Notify();
   return launch;
+}
+
+Result<Epochs::LaunchPtr> Epochs::Rejoin(JobLaunches& launches, const Id& job_id,
+                                         const RegisterRequest& request) {
+  const JobState& job = *core_.state.FindJob(job_id);
+  auto epoch = job.epochs.find(request.epoch);
+  bool current = request.epoch == job.epoch() && epoch != job.epochs.end() &&
+                 epoch->second.resume.has_value() &&
+                 epoch->second.grant.world == request.who.world;
+  if (!current) {
+    return Fail(Code::kFenced, "rank {}: epoch {} of job {} is over, epoch {} runs now",
+                request.who.rank, request.epoch, request.who.job, job.epoch());
+  }
+  if (launches.current == nullptr) {
+    auto launch = std::make_shared<Launch>(core_.loop);
+    launch->world = epoch->second.grant.world;
+    launch->launcher = epoch->second.grant.launcher;
+    launch->epoch = request.epoch;
+    const format::ResumeEntry& resume = *epoch->second.resume;
+    launch->answer = RegisterAnswer{job_id, request.epoch, resume.parent, resume.skipped};
+    launches.current = std::move(launch);
+  }
+  Registration& place = launches.current->ranks[request.who.rank];
+  if (!place.who.process.IsZero() && place.who.process != request.who.process) {
+    return Fail(Code::kFenced, "rank {} of epoch {} of job {} is another process", request.who.rank,
+                request.epoch, request.who.job);
+  }
+  place = {request.who, request.node, false, place.last_step};
+  LogInfo("rank {} is back in epoch {} of job {}", request.who.rank, request.epoch,
+          request.who.job);
+  return launches.current;
 }
 
 Task<Result<RegisterAnswer>> Epochs::AwaitAnswer(Id job, LaunchPtr launch, RankIdentity who,
@@ -259,6 +293,8 @@ Result<uint32_t> Epochs::CheckRank(const BeginRequest& request) {
   const LaunchPtr& current = LaunchesOf(request.job).current;
   if (current != nullptr && current->epoch == request.epoch) {
     Registration& registration = current->ranks[request.rank];
+    // After a restart of the store: a rank whose node daemon lived on has not registered again.
+    if (registration.who.process.IsZero()) registration.who.process = request.process;
     if (!request.process.IsZero() && registration.who.process != request.process) {
       return Fail(Code::kFenced, "rank {} of epoch {} is another process", request.rank,
                   request.epoch);

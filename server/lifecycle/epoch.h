@@ -2,8 +2,9 @@
 //
 // Ranks gather until 0..world-1 have registered anew; then the epoch is granted (EPOCH journalled:
 // the fence), settled, and every rank is handed the one RESUME answer, also those that ask late or
-// again. Registrations are soft state: after a restart of the store, ranks that call again gather
-// for a new epoch; what a rank was told before stays valid until that one is granted.
+// again. Registrations are soft state, epochs are not: after a restart of the store, ranks that name
+// the current epoch are taken back into it (a training process outlives daemons, and holds state that
+// nobody else has); ranks that name none gather for a new one.
 //
 //   gathering --(complete)--> granted --(settled)--> answered --(next grant)--> over (FENCED)
 //
@@ -69,7 +70,7 @@ class Epochs {
     explicit JobLaunches(Loop& loop) : opening(loop) {}
     LaunchPtr gathering;
     LaunchPtr current;
-    AsyncMutex opening;  // one epoch of a job is opened at a time
+    AsyncMutex opening;             // one epoch of a job is opened at a time
     std::deque<std::set<Id>> over;  // processes of launches that are over
     bool IsOver(const Id& process) const;
   };
@@ -78,6 +79,7 @@ class Epochs {
   JobLaunches& LaunchesOf(const Id& job);
   LaunchPtr FindLaunch(JobLaunches& launches, const RankIdentity& who) const;
   Result<LaunchPtr> Join(JobLaunches& launches, const Id& job, const RegisterRequest& request);
+  Result<LaunchPtr> Rejoin(JobLaunches& launches, const Id& job, const RegisterRequest& request);
   Status CheckRivals(JobLaunches& launches, const RegisterRequest& request);
   Task<Result<RegisterAnswer>> AwaitAnswer(Id job, LaunchPtr launch, RankIdentity who,
                                            TimePoint deadline);

@@ -2,8 +2,8 @@
 //
 // Each node has a bounded queue and a cursor. Events stay queued until a later poll acknowledges
 // them by its cursor, so that an answer lost on the way is asked for again. Cursors start above
-// everything an earlier life of the coordinator gave out: a node that comes with an older cursor, or
-// fell behind the queue's bound, is told `lost` and answers with a full inventory.
+// everything an earlier life of the coordinator gave out: a node that comes with an older cursor,
+// or fell behind the queue's bound, is told `lost` and answers with a full inventory.
 //
 // Thread rule: the store's loop. Polls wait; publishing never does.
 #pragma once
@@ -36,7 +36,8 @@ class EventBus {
   // UNAVAILABLE after Close. RESOURCE_EXHAUSTED: too many nodes.
   Task<Result<PollAnswer>> Poll(PollRequest request, TimePoint deadline);
 
-  // Notes a sign of life other than a poll. True when `incarnation` is new: the daemon started anew.
+  // Notes a sign of life other than a poll. True when `incarnation` is new: the daemon started
+  // anew.
   bool Touch(const Id& node, const Id& incarnation);
   // Polling now, or heard of within the node timeout.
   bool IsAlive(const Id& node) const;

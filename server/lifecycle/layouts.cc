@@ -17,9 +17,8 @@ Digest KeyOfSet(const std::vector<Digest>& by_rank) {
 }  // namespace
 
 bool HasReplicated(const format::Layout& layout) {
-  return std::any_of(layout.pieces.begin(), layout.pieces.end(), [](const format::Piece& piece) {
-    return piece.scope == Scope::kReplicated;
-  });
+  return std::any_of(layout.pieces.begin(), layout.pieces.end(),
+                     [](const format::Piece& piece) { return piece.scope == Scope::kReplicated; });
 }
 
 Result<LayoutPtr> Layouts::Take(const Digest& digest, ByteView encoded) {
@@ -45,8 +44,8 @@ Task<Result<LayoutPtr>> Layouts::Get(Digest digest) {
   if (stored == nullptr) {
     co_return Fail(Code::kNotFound, "layout {} is not stored", digest.ToHex());
   }
-  REPRISE_CO_ASSIGN(Bytes encoded, co_await ReadObject(core_.tier, stored->object,
-                                                       "layout " + digest.ToHex()));
+  REPRISE_CO_ASSIGN(Bytes encoded,
+                    co_await ReadObject(core_.tier, stored->object, "layout " + digest.ToHex()));
   Result<LayoutPtr> layout = Take(digest, encoded);
   if (!layout.has_value()) co_return Error(Code::kDataLoss, layout.error().message());
   co_return layout;

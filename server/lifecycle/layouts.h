@@ -1,8 +1,9 @@
 // Layouts: decoded layouts by digest, from RAM or from the tier; and whether a set of them covers
 // every tensor.
 //
-// Both answers are cached, bounded: a job saves thousands of times with the same layouts. A verdict is
-// cached only when no piece is `replicated`, because those are judged by their bytes' digests too.
+// Both answers are cached, bounded: a job saves thousands of times with the same layouts. A verdict
+// is cached only when no piece is `replicated`, because those are judged by their bytes' digests
+// too.
 //
 // Thread rule: the store's loop.
 #pragma once

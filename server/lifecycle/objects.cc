@@ -14,9 +14,9 @@ constexpr int kContiguousTries = 8;
 
 Result<format::Run> ReserveContiguous(tier::Tier& tier, uint64_t bytes) {
   std::vector<format::Run> aside;
-  Result<format::Run> found = Fail(
-      Code::kResourceExhausted, "no contiguous {} free for a manifest: delete old checkpoints",
-      HumanBytes(bytes));
+  Result<format::Run> found =
+      Fail(Code::kResourceExhausted, "no contiguous {} free for a manifest: delete old checkpoints",
+           HumanBytes(bytes));
   for (int i = 0; i < kContiguousTries; ++i) {
     Result<std::vector<format::Run>> runs = tier.Reserve(bytes, /*for_commit=*/true);
     if (!runs.has_value()) {

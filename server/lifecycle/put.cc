@@ -1,15 +1,15 @@
-// PUT and SEAL of one shard; what a crash after each step leaves:
+// PUT and SEAL of one shard; what a crash after each step leaves is said behind the arrow:
 //
-//   P1  attempt open (or adopted), epoch current, space for all of it     nothing (RAM only)
-//   P2  chunks arrive in private buffers, hashed by the receiver          nothing
-//   P3  O_DIRECT writes, any order, any depth                             unreferenced bytes: free space
+//   P1  attempt open (or adopted), epoch current, space for all of it       -> nothing (RAM only)
+//   P2  chunks arrive in private buffers, hashed by the receiver            -> nothing
+//   P3  O_DIRECT writes, any order, any depth                               -> free space
 //   P4  every completion reaped, full length
 //   S1  all chunks are there, none in flight; root equals the sender's
-//   S2  layout (if new) and shard manifest written and reaped             unreferenced bytes
-//   S3  flush of every touched segment, called after S1 and S2            unreferenced, durable bytes
-//   S4  under the ledger lock: attempt still open, epoch current, rank not PREPARED
-//       -> [LAYOUT] PREPARED journalled, one group                        the shard survives: the
-//       attempt goes on after a restart, or its ABORT frees the extents
+//   S2  layout (if new) and shard manifest written and reaped               -> free space
+//   S3  flush of every touched segment, called after S1 and S2              -> free space
+//   S4  under the ledger lock: attempt still open, epoch current, rank not PREPARED;
+//       [LAYOUT] PREPARED journalled as one group
+//         -> the shard survives: the attempt goes on after a restart, or its ABORT frees it
 //   S5  answered SEALED; the last rank's starts the commit
 #include "server/lifecycle/put.h"
 
@@ -57,9 +57,7 @@ class Puts::Session final : public PutSession {
     written_.resize(chunks_.size());
   }
 
-  bool needs_layout() const override {
-    return core_.state.FindLayout(request_.layout) == nullptr;
-  }
+  bool needs_layout() const override { return core_.state.FindLayout(request_.layout) == nullptr; }
   Task<Status> WriteChunk(uint64_t index, ByteView data, Digest digest) override;
   Task<Status> Seal(std::vector<Digest> piece_digests, Bytes layout, Digest root) override;
 
@@ -286,12 +284,15 @@ Task<Status> Puts::Session::Record() {
   REPRISE_CO_RETURN_IF_ERROR(CheckStillOpen());
   uint32_t rank = request_.shard.rank;
   if (const format::PreparedEntry* other = core_.state.FindShard(attempt_->id, rank)) {
-    if (other->root == manifest_.root) co_return OkStatus();  // another upload of the same bytes won
+    if (other->root == manifest_.root)
+      co_return OkStatus();  // another upload of the same bytes won
     co_return FailStatus(Code::kAborted, "rank {} is sealed here with another root", rank);
   }
   if (!layout_object_.has_value() && needs_layout()) {
-    co_return FailStatus(Code::kUnavailable, "rank {}: its layout was deleted meanwhile: "
-                         "upload again", rank);
+    co_return FailStatus(Code::kUnavailable,
+                         "rank {}: its layout was deleted meanwhile: "
+                         "upload again",
+                         rank);
   }
   if (!attempt_->sealing.insert(rank).second) {
     co_return FailStatus(Code::kUnavailable, "rank {} is being sealed by another upload", rank);

@@ -68,8 +68,7 @@ Task<Result<format::ShardManifest>> Reads::ReadShard(format::CommitEntry commit,
 }
 
 Task<Status> Reads::Verify(CheckpointRow row) {
-  REPRISE_CO_ASSIGN_STATUS(format::CheckpointManifest manifest,
-                           co_await ReadManifest(row.commit));
+  REPRISE_CO_ASSIGN_STATUS(format::CheckpointManifest manifest, co_await ReadManifest(row.commit));
   for (const format::CheckpointShard& shard : manifest.shards) {
     Result<format::ShardManifest> checked = co_await ReadShard(row.commit, shard);
     if (!checked.has_value()) co_return checked.error();
@@ -89,8 +88,7 @@ Task<Result<format::ShardManifest>> Reads::Session::ShardManifest(uint32_t rank)
   if (rank >= manifest_.shards.size()) {
     co_return Fail(Code::kInvalidArgument, "rank {} of a world of {}", rank, commit_.world);
   }
-  Result<format::ShardManifest> shard =
-      co_await reads_.ReadShard(commit_, manifest_.shards[rank]);
+  Result<format::ShardManifest> shard = co_await reads_.ReadShard(commit_, manifest_.shards[rank]);
   if (!shard.has_value()) reads_.NoteDamage(commit_.job, commit_.key, shard.error());
   co_return shard;
 }
@@ -113,8 +111,8 @@ Task<Status> Reads::Session::ReadChunk(const format::ShardManifest& shard, uint6
   if (index >= shard.chunk_digests.size()) {
     co_return FailStatus(Code::kOutOfRange, "chunk {} of {}", index, shard.chunk_digests.size());
   }
-  uint64_t length = AlignUp(format::ChunkLength(shard.length, shard.chunk_bytes, index),
-                            limits::kIoAlignment);
+  uint64_t length =
+      AlignUp(format::ChunkLength(shard.length, shard.chunk_bytes, index), limits::kIoAlignment);
   if (buffer.size() < length) {
     co_return FailStatus(Code::kInvalidArgument, "chunk {} needs a buffer of {} bytes", index,
                          length);

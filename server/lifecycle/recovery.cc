@@ -80,16 +80,17 @@ journal::Options Recovery::JournalOptions() const {
 // --- R1
 
 Task<Status> Recovery::OpenSuperblock() {
-  REPRISE_CO_ASSIGN_STATUS(parts_->super, co_await SuperblockFile::Open(io_, options_.directory,
-                                                                        options_.create));
+  REPRISE_CO_ASSIGN_STATUS(parts_->super,
+                           co_await SuperblockFile::Open(io_, options_.directory, options_.create));
   REPRISE_CO_ASSIGN_STATUS(SuperblockImage image, co_await parts_->super->Read());
   if (image.agreed.has_value()) {
     parts_->superblock = *image.agreed;
     parts_->report.repairs = std::move(image.repairs);
   } else {
     if (!options_.create) {
-      co_return Status(Code::kNotFound, "SUPER holds no two copies that agree: not a store, or "
-                                        "another volume is mounted here");
+      co_return Status(Code::kNotFound,
+                       "SUPER holds no two copies that agree: not a store, or "
+                       "another volume is mounted here");
     }
     REPRISE_CO_RETURN_IF_ERROR(co_await MakeDirectoryContent());
   }
@@ -101,8 +102,8 @@ Task<Status> Recovery::OpenSuperblock() {
 
 Task<Status> Recovery::MakeDirectoryContent() {
   const Geometry& geometry = options_.geometry;
-  parts_->superblock = {rng_.NewId(),           rng_.NewId(),          0,
-                        geometry.chunk_bytes,   geometry.segment_bytes, geometry.segment_count,
+  parts_->superblock = {rng_.NewId(),          rng_.NewId(),           0,
+                        geometry.chunk_bytes,  geometry.segment_bytes, geometry.segment_count,
                         geometry.journal_slots};
   REPRISE_CO_RETURN_IF_ERROR(co_await io_.SyncDirectory(ParentOf(options_.directory)));
   if (!options_.journal_mirror_directory.empty()) {
@@ -160,12 +161,13 @@ Task<Status> Recovery::OpenJournal() {
   Result<journal::Journal::Recovered> recovered =
       co_await journal::Journal::Open(io_, JournalOptions(), parts_->catalog->applied());
   if (!recovered.has_value()) {
-    bool beyond = parts_->catalog->applied().seq == 0 &&
-                  recovered.error().code() == Code::kDataLoss;
-    co_return beyond ? recovered.error().Annotate(
-                           "the index is lost or empty, and the journal alone cannot rebuild it; put "
-                           "back a copy of index/, or scan the segments (reprise doctor)")
-                     : Status(recovered.error());
+    bool beyond =
+        parts_->catalog->applied().seq == 0 && recovered.error().code() == Code::kDataLoss;
+    co_return beyond
+        ? recovered.error().Annotate(
+              "the index is lost or empty, and the journal alone cannot rebuild it; put "
+              "back a copy of index/, or scan the segments (reprise doctor)")
+        : Status(recovered.error());
   }
   parts_->journal = std::move(recovered->journal);
   for (std::string& repair : recovered->repairs) {

@@ -110,21 +110,13 @@ CheckpointRow GetCheckpointRow(ByteReader& reader) {
 
 Row GetRow(char kind, ByteReader& reader) {
   switch (kind) {
-    case 'j':
-      return GetEntry<format::JobEntry>(reader);
-    case 'e':
-      return GetEpochRow(reader);
-    case 'c':
-      return GetCheckpointRow(reader);
-    case 's':
-      return GetEntry<format::PreparedEntry>(reader);
-    case 'l':
-      return GetEntry<format::LayoutEntry>(reader);
-    case 'x':
-      return GetEntry<format::AbortEntry>(reader);
-    default:
-      reader.Fail();
-      return {};
+    case 'j': return GetEntry<format::JobEntry>(reader);
+    case 'e': return GetEpochRow(reader);
+    case 'c': return GetCheckpointRow(reader);
+    case 's': return GetEntry<format::PreparedEntry>(reader);
+    case 'l': return GetEntry<format::LayoutEntry>(reader);
+    case 'x': return GetEntry<format::AbortEntry>(reader);
+    default: reader.Fail(); return {};
   }
 }
 

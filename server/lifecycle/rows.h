@@ -7,8 +7,8 @@
 //   l <digest>              a stored layout (LayoutEntry)
 //   x <job> <epoch> <step>  an attempt that failed for good (AbortEntry)
 //
-// Numbers in keys are big-endian, so that a scan returns epochs, steps and ranks in order. A value is
-// a version byte, then the journal's own encoding of the entry (docs/format.md, "Index rows").
+// Numbers in keys are big-endian, so that a scan returns epochs, steps and ranks in order. A value
+// is a version byte, then the journal's own encoding of the entry (docs/format.md, "Index rows").
 // Reference counts and the free map are derived from rows at a rebuild and never stored.
 //
 // Thread rule: pure values and functions; no I/O.

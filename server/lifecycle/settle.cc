@@ -4,10 +4,11 @@
 //   T2  kSettle(token) to every node; wait until each live one has answered, at most node_timeout
 //   T3  adopt every attempt of an older epoch, newer than `latest`, for which each rank is PREPARED
 //       here or sealed by a node that answered, with one root a rank; tell the nodes (kLocalSealed)
-//   T4  adopted attempts accept OpenPut, Seal and COMMIT past the fence; wait until they have ended,
-//       at most settle_timeout, up to three times that while bytes arrive
-//   T5  under the job's lock and the ledger lock: newest checkpoint of the lineage that is intact and
-//       whose manifests verify -> RESUME journalled; every other attempt of older epochs is over
+//   T4  adopted attempts accept OpenPut, Seal and COMMIT past the fence; wait until they have
+//       ended, at most settle_timeout, up to three times that while bytes arrive
+//   T5  under the job's lock and the ledger lock: the newest checkpoint of the lineage that is
+//       intact and whose manifests verify; RESUME journalled; every other attempt of older epochs
+//       is over
 //
 // A crash anywhere before T5 leaves an epoch without RESUME: nobody was given an answer; the ranks
 // register again and the next epoch settles what is left. A crash after T5: the answer is recorded.
@@ -30,14 +31,10 @@ void AddSkipped(format::ResumeEntry& resume, const CheckpointKey& key, std::stri
 
 std::string_view MarkName(format::Mark mark) {
   switch (mark) {
-    case format::Mark::kIntact:
-      return "intact";
-    case format::Mark::kDamaged:
-      return "damaged";
-    case format::Mark::kPoisoned:
-      return "poisoned";
-    case format::Mark::kRecovered:
-      return "recovered without proof of its commit";
+    case format::Mark::kIntact: return "intact";
+    case format::Mark::kDamaged: return "damaged";
+    case format::Mark::kPoisoned: return "poisoned";
+    case format::Mark::kRecovered: return "recovered without proof of its commit";
   }
   return "unknown";
 }
@@ -108,8 +105,9 @@ std::vector<AttemptPtr> Settler::Adopt(const Id& job_id, uint64_t epoch, uint64_
 
 Task<void> Settler::WaitForCommits(std::vector<AttemptPtr> adopted) {
   auto all_ended = [this, &adopted] {
-    return core_.ending() || std::all_of(adopted.begin(), adopted.end(),
-                                         [](const AttemptPtr& attempt) { return attempt->ended(); });
+    return core_.ending() ||
+           std::all_of(adopted.begin(), adopted.end(),
+                       [](const AttemptPtr& attempt) { return attempt->ended(); });
   };
   for (int extension = 0; extension < kSettleExtensions; ++extension) {
     TimePoint window_start = core_.Now();
@@ -161,7 +159,8 @@ Task<Status> Settler::ChooseParent(Id job, format::ResumeEntry& resume) {
   }
   for (const CheckpointRow& row : candidates) {
     if (row.mark != format::Mark::kIntact) {
-      AddSkipped(resume, row.commit.key, fmt::format("{}: {}", MarkName(row.mark), row.mark_reason));
+      AddSkipped(resume, row.commit.key,
+                 fmt::format("{}: {}", MarkName(row.mark), row.mark_reason));
       continue;
     }
     Status verified = co_await parts_.reads.Verify(row);

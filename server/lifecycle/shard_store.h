@@ -2,10 +2,11 @@
 //
 // A PutSession is one shard of one attempt being received: it owns the reservation, collects the
 // digests the *receiver* computed, and answers Seal only when the shard is PREPARED in the journal.
-// A session that goes away unsealed gives its space back; the attempt itself stays open (the node may
-// upload again) until the coordinator aborts it.
+// A session that goes away unsealed gives its space back; the attempt itself stays open (the node
+// may upload again) until the coordinator aborts it.
 //
-// A ReadSession is one checkpoint being read: while it lives the checkpoint's extents are not freed.
+// A ReadSession is one checkpoint being read: while it lives the checkpoint's extents are not
+// freed.
 //
 // Thread rule: the store's loop.
 #pragma once
@@ -41,8 +42,8 @@ class PutSession {
   // Chunks may come in any order and concurrently, each once. UNAVAILABLE, RESOURCE_EXHAUSTED:
   // the session has failed.
   virtual Task<Status> WriteChunk(uint64_t index, ByteView data, Digest digest) = 0;
-  // Steps S1..S5 of the commit protocol. `root` is what the sender computed; a different one here is
-  // DATA_LOSS. OK means PREPARED is journalled. FENCED/ABORTED: the attempt is over.
+  // Steps S1..S5 of the commit protocol. `root` is what the sender computed; a different one here
+  // is DATA_LOSS. OK means PREPARED is journalled. FENCED/ABORTED: the attempt is over.
   virtual Task<Status> Seal(std::vector<Digest> piece_digests, Bytes layout, Digest root) = 0;
 };
 

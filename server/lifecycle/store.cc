@@ -26,9 +26,17 @@ class StoreImpl final : public Store {
         events_(loop_, CursorBaseOf(parts_->superblock.incarnation),
                 options_.coordinator.node_timeout),
         gate_(loop_),
-        core_{loop_,         rng,          options_.coordinator, options_.mutations,
-              parts_->geometry, parts_->state, log_,             *parts_->tier,
-              events_,       gate_,        parts_->superblock.store},
+        core_{loop_,
+              rng,
+              options_.coordinator,
+              options_.mutations,
+              parts_->geometry,
+              parts_->state,
+              log_,
+              *parts_->tier,
+              events_,
+              gate_,
+              parts_->superblock.store},
         coordinator_(core_) {}
 
   // R7: what needs the running parts.
@@ -79,13 +87,13 @@ class StoreImpl final : public Store {
   }
   Task<Status> Pin(std::string tenant, std::string job, CheckpointKey key, bool pinned,
                    std::string reason) override {
-    return Held(coordinator_.Pin(std::move(tenant), std::move(job), key, pinned,
-                                 std::move(reason)));
+    return Held(
+        coordinator_.Pin(std::move(tenant), std::move(job), key, pinned, std::move(reason)));
   }
   Task<Status> SetMark(std::string tenant, std::string job, CheckpointKey key, format::Mark mark,
                        std::string reason) override {
-    return Held(coordinator_.SetMark(std::move(tenant), std::move(job), key, mark,
-                                     std::move(reason)));
+    return Held(
+        coordinator_.SetMark(std::move(tenant), std::move(job), key, mark, std::move(reason)));
   }
   Task<Result<std::unique_ptr<PutSession>>> OpenPut(PutRequest request,
                                                     Digest root_if_sealed) override {
@@ -150,9 +158,8 @@ Task<Status> StoreImpl::VerifyCheckpoint(CheckpointRow row) {
     if (row.mark == format::Mark::kDamaged) co_return OkStatus();
     parts_->report.repairs.push_back(
         fmt::format("{} marked damaged: {}", NameOf(row.commit.key), manifest.error().ToString()));
-    co_return co_await coordinator_.committer().SetMark(row.commit.job, row.commit.key,
-                                                        format::Mark::kDamaged,
-                                                        manifest.error().message());
+    co_return co_await coordinator_.committer().SetMark(
+        row.commit.job, row.commit.key, format::Mark::kDamaged, manifest.error().message());
   }
   if (co_await IsCertified(row.commit)) co_return OkStatus();
   Status certified = co_await coordinator_.committer().WriteCertificate(row.commit);

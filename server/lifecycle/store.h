@@ -15,8 +15,8 @@
 #include "core/base/random.h"
 #include "core/io/io.h"
 #include "server/catalog/catalog.h"
-#include "server/lifecycle/coordinator_api.h"
 #include "server/journal/journal.h"
+#include "server/lifecycle/coordinator_api.h"
 #include "server/lifecycle/shard_store.h"
 #include "server/lifecycle/store_state.h"
 #include "server/tier/nvme_tier.h"
@@ -34,31 +34,31 @@ struct Geometry {
 
 // Deadlines and windows of the coordinator; each is a key of the daemon's configuration.
 struct CoordinatorOptions {
-  Nanos begin_window = std::chrono::seconds(60);    // all ranks must have begun a step
-  Nanos attempt_timeout = std::chrono::minutes(30); // begin to commit, without progress
-  Nanos settle_timeout = std::chrono::seconds(10);  // adoption of sealed attempts at run start
-  Nanos node_timeout = std::chrono::seconds(2);     // without a poll a node counts as gone
-  Nanos inventory_grace = std::chrono::seconds(2);  // after a restart, before the first resume
-  uint32_t open_attempts_max = 4;                   // per job
+  Nanos begin_window = std::chrono::seconds(60);     // all ranks must have begun a step
+  Nanos attempt_timeout = std::chrono::minutes(30);  // begin to commit, without progress
+  Nanos settle_timeout = std::chrono::seconds(10);   // adoption of sealed attempts at run start
+  Nanos node_timeout = std::chrono::seconds(2);      // without a poll a node counts as gone
+  Nanos inventory_grace = std::chrono::seconds(2);   // after a restart, before the first resume
+  uint32_t open_attempts_max = 4;                    // per job
 };
 
 // Test only: each flag removes one barrier or check, so that enumeration and simulation can show
 // that it is needed. All false in production.
 struct Mutations {
-  bool skip_payload_flush = false;      // S3 omitted
-  bool prepared_before_flush = false;   // S4 before S3
-  bool skip_prepared = false;           // S4 omitted
-  bool skip_manifest_flush = false;     // C2 without fdatasync
+  bool skip_payload_flush = false;     // S3 omitted
+  bool prepared_before_flush = false;  // S4 before S3
+  bool skip_prepared = false;          // S4 omitted
+  bool skip_manifest_flush = false;    // C2 without fdatasync
   bool commit_without_all_sealed = false;
   bool ack_before_commit_durable = false;
-  bool epoch_check_outside_lock = false;   // C3's epoch check made before the lock only
+  bool epoch_check_outside_lock = false;  // C3's epoch check made before the lock only
   bool skip_epoch_check = false;
   bool free_before_delete_durable = false;
   bool ack_delete_early = false;
   bool skip_root_check = false;
-  bool skip_manifest_verify = false;    // recovery trusts manifests unread
-  bool shards_keyed_by_step = false;    // shards of two attempts of one step may mix
-  bool fence_at_first_save = false;     // fence raised when the new epoch first saves, not at grant
+  bool skip_manifest_verify = false;  // recovery trusts manifests unread
+  bool shards_keyed_by_step = false;  // shards of two attempts of one step may mix
+  bool fence_at_first_save = false;   // fence raised when the new epoch first saves, not at grant
   bool resume_without_settle = false;
 };
 
@@ -76,8 +76,8 @@ struct StoreOptions {
 
 // Makes the index for a directory; the composition root passes RocksDB, tests pass the model.
 // `fresh` asks for an empty index in place of whatever is there (rebuild from the journal).
-using CatalogFactory =
-    std::function<Task<Result<std::unique_ptr<catalog::Catalog>>>(std::string directory, bool fresh)>;
+using CatalogFactory = std::function<Task<Result<std::unique_ptr<catalog::Catalog>>>(
+    std::string directory, bool fresh)>;
 
 struct RecoveryReport {
   uint64_t replayed_groups = 0;

@@ -8,11 +8,7 @@
 namespace reprise::lifecycle {
 
 StoreLog::StoreLog(Loop& loop, Parts parts, std::function<void(Status)> on_failure)
-    : loop_(loop),
-      parts_(parts),
-      on_failure_(std::move(on_failure)),
-      work_(loop),
-      gate_(loop) {}
+    : loop_(loop), parts_(parts), on_failure_(std::move(on_failure)), work_(loop), gate_(loop) {}
 
 void StoreLog::Start() { loop_.Spawn(IndexInBackground(gate_.Enter())); }
 
@@ -47,7 +43,8 @@ void StoreLog::OnDurable(const journal::Mark& mark, const std::vector<format::En
     if (!change.has_value()) return FailWith(change.error());
     rows.insert(rows.end(), std::make_move_iterator(change->rows.begin()),
                 std::make_move_iterator(change->rows.end()));
-    std::erase_if(change->freed, [this](const format::Run& run) { return freed_early_.erase(run); });
+    std::erase_if(change->freed,
+                  [this](const format::Run& run) { return freed_early_.erase(run); });
     if (!change->freed.empty()) parts_.tier.Free(change->freed);
   }
   work_.Notify();
@@ -78,8 +75,7 @@ Task<Status> StoreLog::IndexPending() {
   while (!pending_.empty() && !failed_) {
     Pending next = std::move(pending_.front());
     pending_.pop_front();
-    REPRISE_CO_RETURN_IF_ERROR(
-        co_await parts_.catalog.Apply(next.mark, std::move(next.rows)));
+    REPRISE_CO_RETURN_IF_ERROR(co_await parts_.catalog.Apply(next.mark, std::move(next.rows)));
     // Because a long queue must not outlast the ring, which waits for this flush.
     if (parts_.journal.unindexed() > parts_.journal_slots / 2) {
       REPRISE_CO_RETURN_IF_ERROR(co_await FlushIndex());

@@ -11,8 +11,8 @@ namespace {
 
 template <typename... Args>
 std::unexpected<Status> Impossible(fmt::format_string<Args...> format, Args&&... args) {
-  return Error(Code::kInternal, "impossible journal entry: " +
-                                    fmt::format(format, std::forward<Args>(args)...));
+  return Error(Code::kInternal,
+               "impossible journal entry: " + fmt::format(format, std::forward<Args>(args)...));
 }
 
 std::string NameOf(const CheckpointKey& key) { return fmt::format("{}~{}", key.step, key.epoch); }

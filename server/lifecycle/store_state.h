@@ -71,8 +71,8 @@ class StoreState {
 
   // Rebuild: takes one catalog row; rows come in any order. Then FinishLoad checks the whole.
   Status LoadRow(const Row& row);
-  // DATA_LOSS: rows that contradict each other (a checkpoint without its shards, a shard without its
-  // layout, an extent with two owners), named.
+  // DATA_LOSS: rows that contradict each other (a checkpoint without its shards, a shard without
+  // its layout, an extent with two owners), named.
   Status FinishLoad();
 
   const JobState* FindJob(const Id& job) const;
@@ -126,7 +126,8 @@ class StoreState {
   void DropLayoutReference(const Digest& layout, Change& change);
   // Remembers that an attempt is over for good, while anybody could still bring it back.
   void Remember(JobState& job, const format::AbortEntry& over, Change& change);
-  // Removes remembered failures until at most `keep` are left and none is of an epoch below `epoch`.
+  // Removes remembered failures until at most `keep` are left and none is of an epoch below
+  // `epoch`.
   void ForgetAborts(JobState& job, uint64_t epoch, size_t keep, Change& change);
 
   Status TakeExtents(const std::vector<format::Run>& runs);

@@ -2,11 +2,11 @@
 // with a volatile cache (docs/adr: the promise is checked against the code, not against a model).
 //
 // At every disk event of the reference scenario (crash_workload.h) the media and the oracle are
-// forked, and for each way in which the undecided cells may survive the power cut (kept, lost, torn)
-// a store is recovered and judged. Up to 256 combinations are all tried; above that,
-// every single and every pair deviation from "all lost" and from "all kept", and seeded samples. The
-// index model loses none, some or all of its unflushed groups. Recovery itself is cut off at each of
-// its own events (nested), and recovering twice must give what recovering once gives.
+// forked, and for each way in which the undecided cells may survive the power cut (kept, lost,
+// torn) a store is recovered and judged. Up to 256 combinations are all tried; above that,
+// every single and every pair deviation from "all lost" and from "all kept", and seeded samples.
+// The index model loses none, some or all of its unflushed groups. Recovery itself is cut off at
+// each of its own events (nested), and recovering twice must give what recovering once gives.
 #include <gtest/gtest.h>
 
 #include <cstdio>
@@ -247,8 +247,8 @@ class Enumerator {
       }
     }
   }
-  // One slot is rotten in both copies: no promise may be broken silently. The last slot is left out,
-  // because nothing tells its loss from a group that was never written.
+  // One slot is rotten in both copies: no promise may be broken silently. The last slot is left
+  // out, because nothing tells its loss from a group that was never written.
   void RotBothCopies(const CrashPoint& point) {
     uint64_t last = point.index.visible_mark().seq % options_.geometry.journal_slots;
     for (uint64_t slot = 0; slot < options_.geometry.journal_slots && !Done(); ++slot) {
@@ -315,10 +315,11 @@ class Enumerator {
 TEST(CrashEnumeration, NoCrashStateBreaksAPromise) {
   SetLogLevel(LogLevel::kError);
   Statistics result = Enumerator(EnumerationOptions(), Effort()).Run();
-  std::printf("crash points: %llu (all outcomes up to %llu, above that single and pair deviations "
-              "and samples)\n",
-              static_cast<unsigned long long>(result.points),
-              static_cast<unsigned long long>(Effort().exhaustive_states));
+  std::printf(
+      "crash points: %llu (all outcomes up to %llu, above that single and pair deviations "
+      "and samples)\n",
+      static_cast<unsigned long long>(result.points),
+      static_cast<unsigned long long>(Effort().exhaustive_states));
   std::printf("crash states: %llu, violations: %llu, nested: %llu\n",
               static_cast<unsigned long long>(result.states),
               static_cast<unsigned long long>(result.violations),
@@ -384,11 +385,14 @@ TEST(CrashEnumeration, EveryRemovedBarrierIsCaught) {
     bool found = result.violations > 0;
     caught += found;
     std::printf("%-30s %-10s %8llu %8llu  %s\n", removed.name,
-                found ? "caught" : removed.redundant != nullptr ? "redundant" : "MISSED",
+                found                          ? "caught"
+                : removed.redundant != nullptr ? "redundant"
+                                               : "MISSED",
                 static_cast<unsigned long long>(result.points),
                 static_cast<unsigned long long>(result.states),
-                found ? result.first.substr(0, 100).c_str()
-                      : removed.redundant != nullptr ? removed.redundant : "");
+                found                          ? result.first.substr(0, 100).c_str()
+                : removed.redundant != nullptr ? removed.redundant
+                                               : "");
     std::fflush(stdout);
     EXPECT_TRUE(found || removed.redundant != nullptr) << removed.name << " is not caught";
   }

@@ -1,5 +1,5 @@
-// CrashOracle: what the outside world knows about a store at one instant, and the judgement of what a
-// store that was recovered from that instant shows.
+// CrashOracle: what the outside world knows about a store at one instant, and the judgement of what
+// a store that was recovered from that instant shows.
 //
 // The workload of an enumeration notes every request before it is made and every answer when it
 // arrives. The oracle is copied together with the media at each crash point; nothing in it comes
@@ -20,15 +20,15 @@ namespace reprise::lifecycle {
 
 struct CrashOracle {
   struct Step {
-    uint64_t seed = 0;                 // of its bytes
+    uint64_t seed = 0;  // of its bytes
     Id attempt;
-    std::set<uint32_t> seal_requested; // ranks whose Seal was called
-    std::set<uint32_t> seal_answered;  // ranks whose Seal answered OK
-    bool committed = false;            // acknowledged
+    std::set<uint32_t> seal_requested;  // ranks whose Seal was called
+    std::set<uint32_t> seal_answered;   // ranks whose Seal answered OK
+    bool committed = false;             // acknowledged
     bool delete_requested = false;
-    bool deleted = false;              // acknowledged
-    bool given_up = false;             // abort or a later RESUME was asked for
-    bool local_everywhere = false;     // sealed on every node before the fence: must not be lost
+    bool deleted = false;           // acknowledged
+    bool given_up = false;          // abort or a later RESUME was asked for
+    bool local_everywhere = false;  // sealed on every node before the fence: must not be lost
   };
   Id job;
   uint32_t world = 2;
@@ -57,8 +57,8 @@ struct CrashOracle {
   static std::string Name(const CheckpointKey& key) {
     return std::to_string(key.step) + "~" + std::to_string(key.epoch);
   }
-  void JudgeStep(StoreHost& host, const JobState* state, const CheckpointKey& key,
-                 const Step& step, std::vector<std::string>& violations) const {
+  void JudgeStep(StoreHost& host, const JobState* state, const CheckpointKey& key, const Step& step,
+                 std::vector<std::string>& violations) const {
     bool visible = state != nullptr && state->checkpoints.contains(key);
     if (step.committed && !step.delete_requested && !visible) {
       violations.push_back("acknowledged commit " + Name(key) + " is lost");

@@ -1,7 +1,9 @@
 // CrashWorkload: the reference scenario of the crash enumeration, against a real Store.
 //
-//   epoch 1: save 1 (one shard arrives damaged first and is sent again), save 2; delete 1 while 3 is
-//   being saved into the space that 1 leaves; delete 2; the ranks seal 4 in their nodes' memory and die
+//   epoch 1: save 1 (one shard arrives damaged first and is sent again), save 2; delete 1 while 3
+//      is
+//   being saved into the space that 1 leaves; delete 2; the ranks seal 4 in their nodes' memory and
+//      die
 //   epoch 2: settle adopts 4 from the node's inventory, the node uploads it; RESUME from 4; save 5
 //
 // The volume has one segment of 16 cells: 3 fits only where 1 lay, 4 only where 2 lay.
@@ -57,9 +59,8 @@ class CrashWorkload {
   template <typename Predicate>
   bool Until(Predicate done) {
     TimePoint limit = host_.In(300s);
-    host_.loop().RunUntil([&] {
-      return done() || host_.store().failed() || host_.loop().Now() > limit;
-    });
+    host_.loop().RunUntil(
+        [&] { return done() || host_.store().failed() || host_.loop().Now() > limit; });
     return done();
   }
 
@@ -69,8 +70,7 @@ class CrashWorkload {
     ShardContent content = MakeContent(rank, oracle_.world, step.seed, oracle_.length);
     format::ShardManifest manifest = ManifestOf(identity, content);
     PutRequest request{identity, manifest.length, kTestChunk, manifest.layout};
-    REPRISE_CO_ASSIGN_STATUS(auto session,
-                             co_await host_.store().OpenPut(request, manifest.root));
+    REPRISE_CO_ASSIGN_STATUS(auto session, co_await host_.store().OpenPut(request, manifest.root));
     AlignedBuffer buffer = AlignedBuffer::CopyOf(content.bytes);
     if (damage) buffer.data()[7] ^= 1;
     for (uint64_t i = 0; i < manifest.chunk_digests.size(); ++i) {
@@ -80,8 +80,7 @@ class CrashWorkload {
     }
     if (!damage) oracle_.steps[key].seal_requested.insert(rank);
     Bytes layout = session->needs_layout() ? content.encoded_layout : Bytes();
-    Status sealed =
-        co_await session->Seal(content.piece_digests, std::move(layout), manifest.root);
+    Status sealed = co_await session->Seal(content.piece_digests, std::move(layout), manifest.root);
     if (sealed.ok() && !damage) oracle_.steps[key].seal_answered.insert(rank);
     co_return sealed;
   }
@@ -141,27 +140,27 @@ class CrashWorkload {
     TestRun next = run_;
     next.launch = 2;
     std::optional<Status> started;
-    host_.loop().Spawn([](CrashWorkload& self, TestRun& next, std::optional<Status>& out)
-                           -> Task<void> {
-      std::vector<std::optional<Result<RegisterAnswer>>> answers(next.world);
-      for (uint32_t rank = 1; rank < next.world; ++rank) {
-        RegisterRequest request = next.RequestOf(rank);
-        request.takeover = true;
-        self.host_.loop().Spawn([](CrashWorkload& self, RegisterRequest request,
-                                   std::optional<Result<RegisterAnswer>>& out) -> Task<void> {
-          out = co_await self.host_.store().Register(std::move(request), self.host_.In(200s));
-        }(self, request, answers[rank]));
-      }
-      RegisterRequest first = next.RequestOf(0);
-      first.takeover = true;
-      auto answer = co_await self.host_.store().Register(first, self.host_.In(200s));
-      if (answer.has_value()) {
-        next.answer = *answer;
-        self.oracle_.resumed[answer->epoch] = answer->resume;
-      }
-      out = StatusOf(answer);
-      while (!answers.back().has_value()) co_await self.host_.loop().Sleep(1ms);
-    }(*this, next, started));
+    host_.loop().Spawn(
+        [](CrashWorkload& self, TestRun& next, std::optional<Status>& out) -> Task<void> {
+          std::vector<std::optional<Result<RegisterAnswer>>> answers(next.world);
+          for (uint32_t rank = 1; rank < next.world; ++rank) {
+            RegisterRequest request = next.RequestOf(rank);
+            request.takeover = true;
+            self.host_.loop().Spawn([](CrashWorkload& self, RegisterRequest request,
+                                       std::optional<Result<RegisterAnswer>>& out) -> Task<void> {
+              out = co_await self.host_.store().Register(std::move(request), self.host_.In(200s));
+            }(self, request, answers[rank]));
+          }
+          RegisterRequest first = next.RequestOf(0);
+          first.takeover = true;
+          auto answer = co_await self.host_.store().Register(first, self.host_.In(200s));
+          if (answer.has_value()) {
+            next.answer = *answer;
+            self.oracle_.resumed[answer->epoch] = answer->resume;
+          }
+          out = StatusOf(answer);
+          while (!answers.back().has_value()) co_await self.host_.loop().Sleep(1ms);
+        }(*this, next, started));
     if (!Until([&] { return settle_token_ != 0 || started.has_value(); })) return "no settle";
     ReportSealed(key);
     Until([&] { return adopted_ || started.has_value(); });

@@ -1,10 +1,10 @@
 // Fencing: a zombie run (epoch 1) against its replacement (epoch 2), over every order of messages.
 //
 // The zombie's last messages (Begin, OpenPut + Seal of each rank of step 10) and the new run's
-// (Register, then its own save of step 10) are delivered to the real coordinator in every order that
-// keeps each sender's own order; zombie messages may also be delivered twice. Because a delivery may
-// also meet another half done, each order is run with several amounts of simulated time between
-// deliveries, from none (all in flight at once) to ample.
+// (Register, then its own save of step 10) are delivered to the real coordinator in every order
+// that keeps each sender's own order; zombie messages may also be delivered twice. Because a
+// delivery may also meet another half done, each order is run with several amounts of simulated
+// time between deliveries, from none (all in flight at once) to ample.
 //
 // Judged from outside: nothing of epoch 1 is committed after epoch 2 was granted unless it was
 // adopted by settle before epoch 2's answer; every checkpoint holds the bytes of one attempt; the
@@ -23,7 +23,15 @@ constexpr uint64_t kZombieSeed = 11;
 constexpr uint64_t kNewSeed = 22;
 constexpr uint64_t kLength = kTestChunk;
 
-enum class Message : uint8_t { kZombieBegin, kZombieSeal0, kZombieSeal1, kGrant, kBegin, kSeal0, kSeal1 };
+enum class Message : uint8_t {
+  kZombieBegin,
+  kZombieSeal0,
+  kZombieSeal1,
+  kGrant,
+  kBegin,
+  kSeal0,
+  kSeal1
+};
 
 struct Found {
   uint64_t orders = 0;
@@ -68,7 +76,8 @@ class Interleaving {
     }
     host_.RunFor(5s);
     CheckCommits();
-    if (host_.store().failed()) Note("the coordinator failed: its journal holds an impossible entry");
+    if (host_.store().failed())
+      Note("the coordinator failed: its journal holds an impossible entry");
     if (violation_.empty()) CheckContents();
     return violation_;
   }
@@ -79,20 +88,13 @@ class Interleaving {
   }
   void Deliver(Message message) {
     switch (message) {
-      case Message::kZombieBegin:
-        return Begin(old_, 0, old_attempt_);
-      case Message::kZombieSeal0:
-        return Seal(old_, 0, old_attempt_, kZombieSeed);
-      case Message::kZombieSeal1:
-        return Seal(old_, 1, old_attempt_, kZombieSeed);
-      case Message::kGrant:
-        return Grant();
-      case Message::kBegin:
-        return Begin(new_, 0, new_attempt_);
-      case Message::kSeal0:
-        return Seal(new_, 0, new_attempt_, kNewSeed);
-      case Message::kSeal1:
-        return Seal(new_, 1, new_attempt_, kNewSeed);
+      case Message::kZombieBegin: return Begin(old_, 0, old_attempt_);
+      case Message::kZombieSeal0: return Seal(old_, 0, old_attempt_, kZombieSeed);
+      case Message::kZombieSeal1: return Seal(old_, 1, old_attempt_, kZombieSeed);
+      case Message::kGrant: return Grant();
+      case Message::kBegin: return Begin(new_, 0, new_attempt_);
+      case Message::kSeal0: return Seal(new_, 0, new_attempt_, kNewSeed);
+      case Message::kSeal1: return Seal(new_, 1, new_attempt_, kNewSeed);
     }
   }
   void Begin(TestRun& run, uint32_t rank, Id& attempt) {
@@ -105,12 +107,12 @@ class Interleaving {
   }
   void Seal(TestRun& run, uint32_t rank, const Id& attempt, uint64_t seed) {
     if (attempt.IsZero()) return;
-    host_.loop().Spawn([](Interleaving& self, format::ShardIdentity identity, uint64_t seed)
-                           -> Task<void> {
-      Status sealed = co_await Upload(self.host_.store(), identity,
-                                      MakeContent(identity.rank, 2, seed, kLength));
-      (void)sealed.ok();  // a refusal is an allowed answer
-    }(*this, run.Identity(rank, 10, attempt), seed));
+    host_.loop().Spawn(
+        [](Interleaving& self, format::ShardIdentity identity, uint64_t seed) -> Task<void> {
+          Status sealed = co_await Upload(self.host_.store(), identity,
+                                          MakeContent(identity.rank, 2, seed, kLength));
+          (void)sealed.ok();  // a refusal is an allowed answer
+        }(*this, run.Identity(rank, 10, attempt), seed));
   }
   void Grant() {
     for (uint32_t rank = 0; rank < 2; ++rank) {
@@ -202,7 +204,8 @@ class Orders {
 
 Found Explore(const Mutations& mutations, bool stop_at_first) {
   Found found;
-  // Micro-steps (a disk operation takes 50 us) meet operations half done; the last two let each end.
+  // Micro-steps (a disk operation takes 50 us) meet operations half done; the last two let each
+  // end.
   std::vector<Nanos> gaps = {1ms, 50ms};
   for (Nanos gap = 0us; gap <= 600us; gap += 25us) gaps.push_back(gap);
   Orders().ForEach([&](const std::vector<Message>& order) {
@@ -233,7 +236,7 @@ TEST(Fencing, EveryRemovedCheckIsCaught) {
   SetLogLevel(static_cast<LogLevel>(static_cast<int>(LogLevel::kError) + 1));
   struct Removed {
     const char* name;
-    bool Mutations::*flag;
+    bool Mutations::* flag;
   };
   const Removed kRemoved[] = {{"skip_epoch_check", &Mutations::skip_epoch_check},
                               {"epoch_check_outside_lock", &Mutations::epoch_check_outside_lock},

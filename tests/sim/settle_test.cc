@@ -1,7 +1,7 @@
 // Settle: what a run that died leaves to the next one.
 //
-// Nodes are played by the test: each holds what its rank sealed in RAM, answers kSettle, and uploads
-// when it hears kLocalSealed. Ranks die like by SIGKILL: they just never speak again.
+// Nodes are played by the test: each holds what its rank sealed in RAM, answers kSettle, and
+// uploads when it hears kLocalSealed. Ranks die like by SIGKILL: they just never speak again.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -100,7 +100,8 @@ class SettleWorld {
       if (gap > Nanos(0)) host_.RunFor(gap);
     }
     host_.loop().RunUntil([&] {
-      return std::all_of(answers.begin(), answers.end(), [](const auto& a) { return a.has_value(); });
+      return std::all_of(answers.begin(), answers.end(),
+                         [](const auto& a) { return a.has_value(); });
     });
     std::vector<Result<RegisterAnswer>> result;
     for (auto& answer : answers) result.push_back(*answer);

@@ -1,4 +1,5 @@
-// Epochs and attempts through the store's API: who is let in, who is fenced, when a save is given up.
+// Epochs and attempts through the store's API: who is let in, who is fenced, when a save is given
+// up.
 #include "tests/unit/lifecycle/harness.h"
 
 namespace reprise::lifecycle {
@@ -13,7 +14,8 @@ struct Cluster {
   }
   // A node daemon's poll for `rank`, so that the rank counts as alive.
   void Poll(uint32_t rank) {
-    auto answer = host.Run(host.store().PollEvents({IdOf(900000 + rank), IdOf(5), 0}, host.In(1us)));
+    auto answer =
+        host.Run(host.store().PollEvents({IdOf(900000 + rank), IdOf(5), 0}, host.In(1us)));
     EXPECT_TRUE(answer.has_value());
   }
   Result<RegisterAnswer> Register(RegisterRequest request, Nanos patience = 1s) {

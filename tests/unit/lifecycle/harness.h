@@ -1,8 +1,8 @@
 // Harness: a real Store on a simulated host, and ranks that save to it, for tests of the lifecycle.
 //
-// StoreHost owns a simulated world with one host; its disk and its index model survive Kill() and can
-// be copied into another StoreHost (that is how enumerations fork). Shards are made of a seed, so
-// that what a checkpoint must contain is known without keeping bytes.
+// StoreHost owns a simulated world with one host; its disk and its index model survive Kill() and
+// can be copied into another StoreHost (that is how enumerations fork). Shards are made of a seed,
+// so that what a checkpoint must contain is known without keeping bytes.
 //
 // Thread rule: one thread.
 #pragma once
@@ -212,8 +212,13 @@ struct TestRun {
 
   RegisterRequest RequestOf(uint32_t rank) const {
     RegisterRequest request;
-    request.who = {"team", job, rank, world, IdOf(launch * 1000 + rank),
-                   "launch-" + std::to_string(launch), "host" + std::to_string(rank),
+    request.who = {"team",
+                   job,
+                   rank,
+                   world,
+                   IdOf(launch * 1000 + rank),
+                   "launch-" + std::to_string(launch),
+                   "host" + std::to_string(rank),
                    static_cast<int64_t>(100 + rank)};
     request.node = IdOf(900000 + rank);
     return request;
@@ -228,7 +233,8 @@ struct TestRun {
       }(host, RequestOf(rank), answers[rank]));
     }
     host.loop().RunUntil([&] {
-      return std::all_of(answers.begin(), answers.end(), [](const auto& a) { return a.has_value(); });
+      return std::all_of(answers.begin(), answers.end(),
+                         [](const auto& a) { return a.has_value(); });
     });
     for (const auto& each : answers) {
       if (!each->has_value()) return each->error();
