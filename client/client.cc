@@ -140,6 +140,7 @@ Result<RunInfo> Client::Register(double timeout_s) {
               .resume = answer.resume,
               .skipped = TextOfSkipped(answer.skipped)};
   registration.takeover = false;
+  registration.epoch = answer.epoch;
   impl_->saver->SetRun({impl_->target.tenant, impl_->target.job, answer.epoch});
   impl_->session->SetReplay(std::move(registration));
   std::lock_guard lock(impl_->mutex);

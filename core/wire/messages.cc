@@ -214,6 +214,7 @@ void Fields(Codec& codec, M& message) {
   codec.Text(message.host, kTextBytesMax);
   codec.Flag(message.takeover);
   codec.Number(message.timeout_ms);
+  codec.Number(message.epoch);
 }
 template <typename Codec, Is<Registered> M>
 void Fields(Codec& codec, M& message) {

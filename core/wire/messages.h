@@ -115,6 +115,7 @@ struct Register {
   std::string host;
   bool takeover = false;
   uint64_t timeout_ms = 0;
+  uint64_t epoch = 0;  // repeated on a new connection: the epoch this process is in already
   bool operator==(const Register&) const = default;
 };
 struct Registered {

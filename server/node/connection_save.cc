@@ -65,6 +65,7 @@ Task<Result<lifecycle::RegisterAnswer>> Connection::AskRegister(wire::Register m
                  message.process, message.launcher, message.host, peer_.pid};
   request.node = context_.node;
   request.takeover = message.takeover;
+  request.epoch = message.epoch;
   TimePoint deadline = context_.loop.Now() + std::chrono::milliseconds(message.timeout_ms);
   Backoff backoff;
   while (true) {

@@ -79,6 +79,7 @@ v1::RegisterRequest ToProto(const lifecycle::RegisterRequest& request) {
   message.set_pid(request.who.pid);
   message.set_node(ToProto(request.node));
   message.set_takeover(request.takeover);
+  message.set_epoch(request.epoch);
   return message;
 }
 
@@ -94,6 +95,7 @@ Result<lifecycle::RegisterRequest> FromProto(const v1::RegisterRequest& message)
   request.who.pid = message.pid();
   REPRISE_ASSIGN(request.node, IdFromProto(message.node(), "node"));
   request.takeover = message.takeover();
+  request.epoch = message.epoch();
   return request;
 }
 
