@@ -22,8 +22,8 @@ class AlignedBuffer {
   // `size_bytes` (rounded up to limits::kIoAlignment) zero bytes.
   explicit AlignedBuffer(uint64_t size_bytes)
       : size_(AlignUp(size_bytes, limits::kIoAlignment)),
-        data_(static_cast<uint8_t*>(
-            ::operator new(size_, std::align_val_t{limits::kIoAlignment}))) {
+        data_(
+            static_cast<uint8_t*>(::operator new(size_, std::align_val_t{limits::kIoAlignment}))) {
     std::memset(data_.get(), 0, size_);
   }
   // `content`, padded with zeros.

@@ -46,11 +46,7 @@ std::unique_ptr<Catalog> MemoryCatalog::Open(Loop& loop, MemoryCatalogDisk& disk
 }
 
 MemoryCatalog::MemoryCatalog(Loop& loop, MemoryCatalogDisk& disk)
-    : loop_(loop),
-      disk_(disk),
-      rows_(disk.rows_),
-      applied_(disk.mark_),
-      flushed_(disk.mark_) {}
+    : loop_(loop), disk_(disk), rows_(disk.rows_), applied_(disk.mark_), flushed_(disk.mark_) {}
 
 Task<Status> MemoryCatalog::Scan(std::function<Status(ByteView key, ByteView value)> row) {
   MemoryCatalogDisk::Rows snapshot = rows_;

@@ -1,3 +1,9 @@
+// What lies in the database, in its default column family:
+//
+//   "m"         u32 version (1), u64 seq, 16 bytes chain value: the mark of the last applied group
+//   "r" + key   a row's value
+//
+// A database without "m" has no rows. Integers are little-endian.
 #include "server/catalog/rocksdb_catalog.h"
 
 #include <rocksdb/db.h>
@@ -44,8 +50,9 @@ Result<Mark> DecodeMark(ByteView bytes) {
   uint32_t version = reader.U32();
   Mark mark{reader.U64(), GetDigest(reader)};
   if (reader.ok() && version != kMarkVersion) {
-    return Fail(Code::kUnimplemented, "the index has format {}, this build knows {}: upgrade Reprise",
-                version, kMarkVersion);
+    return Fail(Code::kUnimplemented,
+                "the index has format {}, this build knows {}: upgrade Reprise", version,
+                kMarkVersion);
   }
   if (!reader.AtEnd()) return Error(Code::kDataLoss, "the index's mark is malformed");
   return mark;
@@ -56,7 +63,7 @@ Status StatusFrom(const rocksdb::Status& status, std::string_view operation) {
   // A missing file is reported as an I/O error or as corruption, depending on when it is noticed.
   bool damaged = status.IsCorruption() || status.IsNotFound() || status.IsInvalidArgument() ||
                  status.IsPathNotFound();
-  Code code = damaged            ? Code::kDataLoss
+  Code code = damaged              ? Code::kDataLoss
               : status.IsNoSpace() ? Code::kResourceExhausted
                                    : Code::kUnavailable;
   return FailStatus(code, "index: {}: {}{}", operation, status.ToString(),
@@ -193,9 +200,7 @@ struct ScanBatch {
 class RocksdbCatalogImpl final : public Catalog {
  public:
   explicit RocksdbCatalogImpl(Loop& loop)
-      : loop_(loop),
-        database_(std::make_shared<Database>()),
-        worker_(std::make_unique<Worker>()) {}
+      : loop_(loop), database_(std::make_shared<Database>()), worker_(std::make_unique<Worker>()) {}
   ~RocksdbCatalogImpl() override { Stop(); }
 
   Task<Status> OpenDatabase(std::string path);
@@ -215,8 +220,9 @@ class RocksdbCatalogImpl final : public Catalog {
   }
   template <typename T>
   Task<T> OnWorker(std::function<T(Database&)> work) {
-    return CallWorker<T>(loop_, *worker_,
-                         [database = database_, work = std::move(work)] { return work(*database); });
+    return CallWorker<T>(loop_, *worker_, [database = database_, work = std::move(work)] {
+      return work(*database);
+    });
   }
   Status FailedStatus() const {
     return Status(Code::kUnavailable, "the index has failed (see the first error): reopen it");
@@ -323,8 +329,8 @@ Task<Status> RocksdbCatalogImpl::Apply(Mark mark, std::vector<RowChange> changes
   REPRISE_CHECK(mark.seq > applied_.seq, "marks rise");
   if (failed_) co_return FailedStatus();
   applied_ = mark;  // before the first suspension: the next call may come before this one ends
-  Status status = co_await OnWorker<Status>(
-      [mark, changes = std::move(changes)](Database& database) {
+  Status status =
+      co_await OnWorker<Status>([mark, changes = std::move(changes)](Database& database) {
         return ApplyOnWorker(database, mark, changes);
       });
   if (!status.ok()) failed_ = true;

@@ -7,7 +7,7 @@
 //
 // Thread rule: the owner's loop. RocksDB is called from one thread of this object's own, in the
 // order of the calls; results come back through Loop::Post. Nothing here blocks the loop but the
-// destructor, which joins that thread when Close was not awaited. Row format: docs/format.md.
+// destructor, which joins that thread when Close was not awaited. Keys: rocksdb_catalog.cc.
 #pragma once
 
 #include <memory>

@@ -105,7 +105,8 @@ struct Journal::State {
     Notifier changed;
   };
 
-  State(Io& io_in, Options options_in, std::array<FileId, 2> files_in, Mark last_in, Mark indexed_in)
+  State(Io& io_in, Options options_in, std::array<FileId, 2> files_in, Mark last_in,
+        Mark indexed_in)
       : io(io_in),
         options(std::move(options_in)),
         files(files_in),
@@ -224,8 +225,8 @@ Task<void> Journal::State::RunWriter(std::shared_ptr<State> state) {
       state->failed = true;
       LogError("journal: group {} may or may not be stored ({}); stopping until restart", mark.seq,
                status.ToString());
-      Status unknown = FailStatus(Code::kOutcomeUnknown, "journal group {}: {}", mark.seq,
-                                  status.message());
+      Status unknown =
+          FailStatus(Code::kOutcomeUnknown, "journal group {}: {}", mark.seq, status.message());
       for (const PendingPtr& pending : group) {
         if (!early) pending->done.Set(Error(unknown));
       }
@@ -319,8 +320,8 @@ Task<Result<Journal::Recovered>> Journal::Open(Io& io, Options options, Mark app
   }
   recovered.replay = std::move(plan->replay);
   recovered.repairs.insert(recovered.repairs.end(), plan->notes.begin(), plan->notes.end());
-  recovered.journal.reset(new Journal(
-      std::make_shared<State>(io, std::move(options), *files, plan->last, applied)));
+  recovered.journal.reset(
+      new Journal(std::make_shared<State>(io, std::move(options), *files, plan->last, applied)));
   co_return std::move(recovered);
 }
 

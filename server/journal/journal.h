@@ -63,8 +63,8 @@ class Journal {
  public:
   struct Recovered {
     std::unique_ptr<Journal> journal;
-    std::vector<Group> replay;           // (applied, W], in order
-    std::vector<std::string> repairs;    // what was wrong in a copy, and what was done about it
+    std::vector<Group> replay;         // (applied, W], in order
+    std::vector<std::string> repairs;  // what was wrong in a copy, and what was done about it
   };
 
   // Makes both files, written with zeros and flushed, directories synced. Existing files are

@@ -32,7 +32,10 @@ struct ParsedSlot {
 class Planner {
  public:
   Planner(const std::array<RingImage, 2>& images, const Options& options, const Mark& applied)
-      : images_(images), options_(options), applied_(applied), slots_(options.slot_count),
+      : images_(images),
+        options_(options),
+        applied_(applied),
+        slots_(options.slot_count),
         accepted_(options.slot_count) {}
 
   Result<RecoveryPlan> Run() {
@@ -84,7 +87,8 @@ class Planner {
     if (newest_ <= applied_.seq + slots_) return OkStatus();
     return FailStatus(
         Code::kDataLoss,
-        "the index holds groups up to {}, but the journal ({}) has gone on to {} and keeps only {}: "
+        "the index holds groups up to {}, but the journal ({}) has gone on to {} and keeps only "
+        "{}: "
         "the index is older than the journal reaches (was it restored from a backup?). Restore a "
         "newer copy of index/, or run `reprise repair` to rebuild the index from the segments",
         applied_.seq, Names(), newest_, slots_);
@@ -134,15 +138,15 @@ class Planner {
       std::vector<ParsedSlot> found = Candidates(seq, plan_.last.chain);
       if (found.empty()) break;
       if (found.size() > 1 && !options_.mutations.skip_chain_check) {
-        std::erase_if(found, [&](const ParsedSlot& slot) {
-          return Candidates(seq + 1, slot.chain).empty();
-        });
+        std::erase_if(
+            found, [&](const ParsedSlot& slot) { return Candidates(seq + 1, slot.chain).empty(); });
         if (found.size() != 1) {
-          return FailStatus(Code::kDataLoss,
-                            "the journal copies {} hold different groups {}, and nothing tells "
-                            "which is right. Move the copy that is not to be trusted away and start "
-                            "again: it is then made anew from the other",
-                            Names(), seq);
+          return FailStatus(
+              Code::kDataLoss,
+              "the journal copies {} hold different groups {}, and nothing tells "
+              "which is right. Move the copy that is not to be trusted away and start "
+              "again: it is then made anew from the other",
+              Names(), seq);
         }
       }
       Result<format::Slot> decoded = format::DecodeSlot(found.front().bytes, options_.store);
@@ -162,7 +166,8 @@ class Planner {
         return FailStatus(
             Code::kDataLoss,
             "group {} of the journal is damaged in both copies ({}), and later groups (up to {}) "
-            "exist: acknowledged changes would be lost by going on. Restore one copy from a backup, "
+            "exist: acknowledged changes would be lost by going on. Restore one copy from a "
+            "backup, "
             "or run `reprise repair` to rebuild from the segments",
             plan_.last.seq + 1, Names(), newest_);
       }
@@ -212,8 +217,8 @@ class Planner {
       }
       for (size_t copy : {0, 1}) {
         const ParsedSlot& slot = parsed_[copy][position];
-        bool alike = slot.state != SlotState::kUnreadable &&
-                     std::ranges::equal(slot.bytes, *desired);
+        bool alike =
+            slot.state != SlotState::kUnreadable && std::ranges::equal(slot.bytes, *desired);
         if (alike) continue;
         plan_.rewrites.push_back({copy, position, *desired});
         NoteRepair(copy, position, slot);
@@ -238,7 +243,8 @@ class Planner {
           position));
     } else {
       plan_.notes.push_back(fmt::format(
-          "journal slot {} is damaged in both copies; the index has it, nothing is lost", position));
+          "journal slot {} is damaged in both copies; the index has it, nothing is lost",
+          position));
     }
   }
 

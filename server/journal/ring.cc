@@ -78,8 +78,8 @@ Task<Result<FileId>> OpenRing(Io& io, std::string path, bool dsync) {
     if (locked.ok()) co_return *file;
     if (locked.code() != Code::kFailedPrecondition || io.loop().Now() >= give_up) {
       (void)co_await io.Close(*file);
-      co_return Error(locked.Annotate("journal copy " + path +
-                                      ": is another daemon serving this directory?"));
+      co_return Error(
+          locked.Annotate("journal copy " + path + ": is another daemon serving this directory?"));
     }
     co_await io.loop().Sleep(kLockRetry);
   }

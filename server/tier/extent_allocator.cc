@@ -102,10 +102,10 @@ Status ExtentAllocator::CheckShape(const Run& run) const {
               run.offset < options_.segment_bytes &&
               run.length <= options_.segment_bytes - run.offset;
   if (fits) return OkStatus();
-  return FailStatus(Code::kDataLoss,
-                    "extent (segment {}, offset {}, length {}) lies outside {} segments of {} bytes",
-                    run.segment, run.offset, run.length, options_.segment_count,
-                    options_.segment_bytes);
+  return FailStatus(
+      Code::kDataLoss,
+      "extent (segment {}, offset {}, length {}) lies outside {} segments of {} bytes", run.segment,
+      run.offset, run.length, options_.segment_count, options_.segment_bytes);
 }
 
 uint64_t ExtentAllocator::AlignmentFor(uint64_t bytes) const {
@@ -166,11 +166,12 @@ Result<std::vector<Run>> ExtentAllocator::Reserve(uint64_t bytes, bool for_commi
   uint64_t need = AlignUp(bytes, kUnit);
   uint64_t kept_back = for_commit ? 0 : std::min(options_.reserve_bytes, free_bytes_);
   if (need > free_bytes_ - kept_back) {
-    return Fail(Code::kResourceExhausted,
-                "{} wanted, {} free for data of {}: delete checkpoints (`reprise delete`, retention) "
-                "or add capacity",
-                HumanBytes(need), HumanBytes(free_bytes_ - kept_back),
-                HumanBytes(options_.segment_bytes * options_.segment_count));
+    return Fail(
+        Code::kResourceExhausted,
+        "{} wanted, {} free for data of {}: delete checkpoints (`reprise delete`, retention) "
+        "or add capacity",
+        HumanBytes(need), HumanBytes(free_bytes_ - kept_back),
+        HumanBytes(options_.segment_bytes * options_.segment_count));
   }
   std::vector<Run> runs;
   if (std::optional<Run> run = FindContiguous(need, AlignmentFor(need))) runs.push_back(*run);

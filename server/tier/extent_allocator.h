@@ -71,7 +71,8 @@ class ExtentAllocator {
     bool excluded = false;
   };
   // Free runs that may be handed out, by preference, then length.
-  using Gap = std::tuple<uint8_t, uint64_t, uint32_t, uint64_t>;  // preference, length, segment, offset
+  using Gap =
+      std::tuple<uint8_t, uint64_t, uint32_t, uint64_t>;  // preference, length, segment, offset
 
   void Index(uint32_t segment, uint64_t offset, uint64_t length);
   void Unindex(uint32_t segment, uint64_t offset, uint64_t length);

@@ -12,10 +12,10 @@ namespace {
 class MemoryTierImpl final : public Tier {
  public:
   explicit MemoryTierImpl(MemoryOptions options)
-      : allocator_({.segment_bytes = options.segment_bytes,
-                    .segment_count = options.segment_count,
-                    .reserve_bytes =
-                        CommitReserveOf(options.segment_bytes * options.segment_count)}),
+      : allocator_(
+            {.segment_bytes = options.segment_bytes,
+             .segment_count = options.segment_count,
+             .reserve_bytes = CommitReserveOf(options.segment_bytes * options.segment_count)}),
         segments_(options.segment_count) {}
 
   Result<std::vector<Run>> Reserve(uint64_t bytes, bool for_commit) override {
@@ -35,9 +35,9 @@ class MemoryTierImpl final : public Tier {
 
   TierUsage usage() const override {
     const ExtentAllocator::Options& geometry = allocator_.options();
-    return {.capacity_bytes =
-                geometry.segment_bytes * geometry.segment_count - geometry.reserve_bytes,
-            .used_bytes = allocator_.used_bytes()};
+    return {
+        .capacity_bytes = geometry.segment_bytes * geometry.segment_count - geometry.reserve_bytes,
+        .used_bytes = allocator_.used_bytes()};
   }
   Task<void> Close() override { co_return; }
 

@@ -147,11 +147,11 @@ class NvmeTierImpl final : public Tier {
   const NvmeOptions options_;
   ExtentAllocator allocator_;
   std::vector<Segment> segments_;
-  uint64_t calls_ = 0;          // Write, Read and Flush in progress
-  bool has_reserved_ = false;   // recovery is over
-  bool prewriting_ = false;     // the background coroutine runs
+  uint64_t calls_ = 0;         // Write, Read and Flush in progress
+  bool has_reserved_ = false;  // recovery is over
+  bool prewriting_ = false;    // the background coroutine runs
   bool closing_ = false;
-  Notifier changed_;            // any of: idle, prepared, freed, reserved, closing
+  Notifier changed_;  // any of: idle, prepared, freed, reserved, closing
 };
 
 NvmeTierImpl::NvmeTierImpl(Io& io, NvmeOptions options)
@@ -159,8 +159,7 @@ NvmeTierImpl::NvmeTierImpl(Io& io, NvmeOptions options)
       options_(std::move(options)),
       allocator_({.segment_bytes = options_.segment_bytes,
                   .segment_count = options_.segment_count,
-                  .reserve_bytes =
-                      CommitReserveOf(options_.segment_bytes * options_.segment_count),
+                  .reserve_bytes = CommitReserveOf(options_.segment_bytes * options_.segment_count),
                   .preference = kThenMissing}),
       segments_(options_.segment_count),
       changed_(io.loop()) {}
@@ -192,8 +191,8 @@ Task<Status> NvmeTierImpl::OpenSegment(uint32_t index) {
   segment.existed = true;
   REPRISE_CO_ASSIGN_STATUS(uint64_t size, co_await io_.Size(segment.file));
   if (size >= options_.segment_bytes) {
-    bool written = size >= options_.segment_bytes + kMarkerBytes &&
-                   co_await HasMarker(segment.file, index);
+    bool written =
+        size >= options_.segment_bytes + kMarkerBytes && co_await HasMarker(segment.file, index);
     segment.state = written ? State::kWritten : State::kFresh;
   }
   UpdatePreference(index);
@@ -246,18 +245,19 @@ Task<Status> NvmeTierImpl::EnsureUsable(uint32_t index) {
 
 void NvmeTierImpl::UpdatePreference(uint32_t index) {
   const Segment& segment = segments_[index];
-  Preference preference = segment.preparing                   ? kThenBeingPrewritten
+  Preference preference = segment.preparing                  ? kThenBeingPrewritten
                           : segment.state == State::kWritten ? kWrittenFirst
                           : segment.state == State::kFresh   ? kThenFresh
-                                                              : kThenMissing;
+                                                             : kThenMissing;
   allocator_.SetPreference(index, preference);
 }
 
 void NvmeTierImpl::MarkSuspect(uint32_t index, const Status& why) {
   if (!segments_[index].suspect) {
-    LogError("segment {} is suspect until restart, nothing new is placed there: {}. Check the "
-             "device's health",
-             PathOf(index), why.ToString());
+    LogError(
+        "segment {} is suspect until restart, nothing new is placed there: {}. Check the "
+        "device's health",
+        PathOf(index), why.ToString());
   }
   segments_[index].suspect = true;
   allocator_.Exclude(index);
@@ -265,7 +265,8 @@ void NvmeTierImpl::MarkSuspect(uint32_t index, const Status& why) {
 
 Status NvmeTierImpl::SuspectStatus(uint32_t index) const {
   return FailStatus(Code::kUnavailable,
-                    "segment {} failed a write or a flush before: reserve elsewhere", PathOf(index));
+                    "segment {} failed a write or a flush before: reserve elsewhere",
+                    PathOf(index));
 }
 
 // --- prewriting
@@ -390,8 +391,7 @@ Task<Status> NvmeTierImpl::RunPieces(std::vector<Piece> pieces, PieceTask run) {
   } else {
     auto parts = std::make_shared<Parts>(io_.loop());
     for (const Piece& piece : pieces) {
-      co_await parts->changed.WaitFor(
-          [&parts] { return parts->unfinished < kPiecesInFlightMax; });
+      co_await parts->changed.WaitFor([&parts] { return parts->unfinished < kPiecesInFlightMax; });
       if (!parts->status.ok()) break;
       ++parts->unfinished;
       io_.loop().Spawn(RunPiece(piece, run, parts));
@@ -490,10 +490,11 @@ Task<Status> NvmeTierImpl::FlushOnce(uint32_t index) {
   if (flushed.ok()) co_return flushed;
   segment.flush_failed = true;
   MarkSuspect(index, flushed);
-  co_return FailStatus(Code::kUnavailable,
-                       "segment {}: {}: nothing written since the last flush is safe; write it again "
-                       "elsewhere",
-                       PathOf(index), flushed.message());
+  co_return FailStatus(
+      Code::kUnavailable,
+      "segment {}: {}: nothing written since the last flush is safe; write it again "
+      "elsewhere",
+      PathOf(index), flushed.message());
 }
 
 Task<void> NvmeTierImpl::Close() {

@@ -200,12 +200,12 @@ TEST_P(CatalogTest, ConcurrentAppliesTakeEffectInTheOrderOfTheCalls) {
   int running = 50;
   for (uint64_t seq = 1; seq <= 50; ++seq) {
     std::vector<RowChange> changes{{"last", fmt::format("{}", seq)}};
-    loop().Spawn([](Catalog& catalog, Mark mark, std::vector<RowChange> rows,
-                    int& left) -> Task<void> {
-      Status applied = co_await catalog.Apply(mark, std::move(rows));
-      EXPECT_TRUE(applied.ok()) << applied;
-      --left;
-    }(*catalog_, MarkOf(seq), std::move(changes), running));
+    loop().Spawn(
+        [](Catalog& catalog, Mark mark, std::vector<RowChange> rows, int& left) -> Task<void> {
+          Status applied = co_await catalog.Apply(mark, std::move(rows));
+          EXPECT_TRUE(applied.ok()) << applied;
+          --left;
+        }(*catalog_, MarkOf(seq), std::move(changes), running));
   }
   loop().RunUntil([&] { return running == 0; });
   EXPECT_EQ(AllRows(), (Rows{{"last", "50"}}));
@@ -376,11 +376,10 @@ class RocksdbDamageTest : public testing::Test {
     Result<std::unique_ptr<Catalog>> opened = fixture_.Open();
     if (!opened.has_value()) return opened.error();
     Rows rows;
-    Status scanned =
-        fixture_.loop().RunTask((*opened)->Scan([&](ByteView key, ByteView value) {
-          rows.emplace(TextOf(key), TextOf(value));
-          return OkStatus();
-        }));
+    Status scanned = fixture_.loop().RunTask((*opened)->Scan([&](ByteView key, ByteView value) {
+      rows.emplace(TextOf(key), TextOf(value));
+      return OkStatus();
+    }));
     *applied = (*opened)->applied().seq;
     fixture_.loop().RunTask((*opened)->Close());
     if (scanned.ok()) {
@@ -464,9 +463,8 @@ TEST_F(RocksdbDamageTest, ASecondOpenerIsRefused) {
 
 TEST_F(RocksdbDamageTest, GoingAwayWithoutCloseEndsItsThread) {
   std::unique_ptr<Catalog> catalog = std::move(*fixture_.Open());
-  fixture_.loop().Spawn([](Catalog& target) -> Task<void> {
-    (void)co_await target.Apply(MarkOf(41), {});
-  }(*catalog));
+  fixture_.loop().Spawn(
+      [](Catalog& target) -> Task<void> { (void)co_await target.Apply(MarkOf(41), {}); }(*catalog));
   fixture_.loop().RunOnce(false);
   fixture_.loop().DestroyAll();
   catalog.reset();

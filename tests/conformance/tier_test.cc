@@ -174,12 +174,12 @@ TEST_P(TierTest, TakesManyWritesAtOnceInAnyOrder) {
   int left = kParts;
   for (int i = 0; i < kParts; ++i) {
     uint64_t position = static_cast<uint64_t>(i * 7 % kParts) * kPart;
-    loop().Spawn([](Tier& tier, Extents where, uint64_t at, ByteView part, int& count)
-                     -> Task<void> {
-      Status written = co_await tier.Write(where, at, part);
-      EXPECT_TRUE(written.ok()) << written;
-      --count;
-    }(*tier_, runs, position, data.view().subspan(position, kPart), left));
+    loop().Spawn(
+        [](Tier& tier, Extents where, uint64_t at, ByteView part, int& count) -> Task<void> {
+          Status written = co_await tier.Write(where, at, part);
+          EXPECT_TRUE(written.ok()) << written;
+          --count;
+        }(*tier_, runs, position, data.view().subspan(position, kPart), left));
   }
   loop().RunUntil([&] { return left == 0; });
   ASSERT_TRUE(Flush(runs).ok());

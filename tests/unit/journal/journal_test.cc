@@ -17,9 +17,7 @@ class JournalTest : public testing::Test {
     ASSERT_TRUE(machine_.loop().RunTask(machine_.io.MakeDirectory("/b")).ok());
     ASSERT_TRUE(Create().ok());
   }
-  Status Create() {
-    return machine_.loop().RunTask(Journal::Create(machine_.io, TestOptions()));
-  }
+  Status Create() { return machine_.loop().RunTask(Journal::Create(machine_.io, TestOptions())); }
   // Opens, and keeps what was recovered.
   Journal& Open(Mark applied = {}) {
     Result<Journal::Recovered> opened = machine_.Open(applied);
@@ -83,8 +81,8 @@ TEST_F(JournalTest, CallsOnDurableBeforeTheCallerResumes) {
   Journal& journal = Open();
   Mark reported;
   std::vector<format::Entry> entries{Tagged("x")};
-  Result<Mark> mark = machine_.loop().RunTask(
-      journal.Append(entries, [&](const Mark& at) { reported = at; }));
+  Result<Mark> mark =
+      machine_.loop().RunTask(journal.Append(entries, [&](const Mark& at) { reported = at; }));
   ASSERT_TRUE(mark.has_value());
   EXPECT_EQ(reported, *mark);
 }

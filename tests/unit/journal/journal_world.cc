@@ -20,8 +20,8 @@ Task<void> Client(Reference& reference, int client, int appends) {
     std::string tag = fmt::format("c{}-{}", client, i);
     std::vector<format::Entry> entries{Tagged(tag)};
     JournalRun& run = reference.run;
-    Result<Mark> mark = co_await reference.journal.Append(
-        std::move(entries), [&run, tag](const Mark& at) {
+    Result<Mark> mark =
+        co_await reference.journal.Append(std::move(entries), [&run, tag](const Mark& at) {
           if (run.history.empty() || run.history.back().mark.seq != at.seq) {
             run.history.push_back({at, {}});
           }

@@ -46,17 +46,17 @@ struct Machine {
 // What was true when a disk event happened.
 struct Moment {
   SimDisk disk;
-  Mark indexed;                       // durable in the index
-  std::vector<Mark> known;            // groups reported durable so far, in order
+  Mark indexed;             // durable in the index
+  std::vector<Mark> known;  // groups reported durable so far, in order
 };
 
 struct JournalRun {
   std::vector<Moment> moments;
-  std::vector<Group> history;         // all groups, as reported through on_durable
+  std::vector<Group> history;  // all groups, as reported through on_durable
   std::vector<std::string> acknowledged;
-  SimDisk disk;                       // at the end
+  SimDisk disk;  // at the end
   Mark indexed;
-  std::vector<Status> failures;       // of appends
+  std::vector<Status> failures;  // of appends
 };
 
 struct RunOptions {

@@ -202,6 +202,18 @@ class ForkTest : public testing::Test {
   SimDisk right_ = Continue(finished_.disk, applied_, "right", 3);
 };
 
+TEST_F(ForkTest, AnUnacknowledgedGroupThatWentToTheWrongPlaceIsDamageThereAndNothingElse) {
+  SimDisk disk = finished_.disk;
+  Bytes whole = *left_.Contents(kPaths[0]);
+  ByteView stray = ByteView(whole).subspan(OffsetOf(finished_.last + 1), limits::kJournalSlotBytes);
+  disk.Tamper(kPaths[0], OffsetOf(finished_.last - 3), stray);
+  Machine machine(disk);
+  Result<Journal::Recovered> opened = machine.Open(finished_.applied);
+  ASSERT_TRUE(opened.has_value()) << opened.error();
+  EXPECT_EQ(opened->replay.size(), kSlots - 1);
+  EXPECT_EQ(opened->repairs.size(), 1u);
+}
+
 TEST_F(ForkTest, OfTwoDifferentSlotsTheOneThatIsContinuedIsRight) {
   SimDisk disk = left_;
   Graft(disk, kPaths[0], right_, 1);

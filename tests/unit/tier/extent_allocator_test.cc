@@ -19,9 +19,8 @@ using limits::kKiB;
 using limits::kMiB;
 
 ExtentAllocator Small(uint32_t segments = 2, uint64_t units = 16) {
-  return ExtentAllocator({.segment_bytes = units * kUnit,
-                          .segment_count = segments,
-                          .chunk_bytes = 4 * kUnit});
+  return ExtentAllocator(
+      {.segment_bytes = units * kUnit, .segment_count = segments, .chunk_bytes = 4 * kUnit});
 }
 
 uint64_t BytesOf(const std::vector<Extent>& runs) {
@@ -98,8 +97,8 @@ TEST(ExtentAllocator, PlacesNothingInExcludedSegmentsAndStillTakesThemBack) {
 }
 
 TEST(ExtentAllocator, KeepsTheReserveForCommits) {
-  ExtentAllocator allocator({.segment_bytes = 16 * kUnit, .segment_count = 1,
-                             .reserve_bytes = 4 * kUnit});
+  ExtentAllocator allocator(
+      {.segment_bytes = 16 * kUnit, .segment_count = 1, .reserve_bytes = 4 * kUnit});
   MustReserve(allocator, 12 * kUnit);
   Result<std::vector<Extent>> data = allocator.Reserve(1, false);
   ASSERT_FALSE(data.has_value());
@@ -136,14 +135,15 @@ TEST(ExtentAllocator, RefusesToAdoptWhatOverlapsOrLiesOutside) {
   ExtentAllocator allocator = Small(2);
   ASSERT_TRUE(allocator.Adopt({{0, 4 * kUnit, 4 * kUnit}}).ok());
   const std::vector<std::vector<Extent>> bad = {
-      {{0, 4 * kUnit, kUnit}},                          // taken
-      {{0, 0, 5 * kUnit}},                              // reaches into it
-      {{1, 0, 2 * kUnit}, {1, kUnit, kUnit}},           // overlaps itself
-      {{2, 0, kUnit}},                                  // no such segment
-      {{1, 15 * kUnit, 2 * kUnit}},                     // beyond the end
-      {{1, ~uint64_t{0} - kUnit + 1, 2 * kUnit}},       // wraps around
-      {{1, 100, kUnit}},      {{1, 0, 100}},            // unaligned
-      {{1, 0, 0}},                                      // empty
+      {{0, 4 * kUnit, kUnit}},                     // taken
+      {{0, 0, 5 * kUnit}},                         // reaches into it
+      {{1, 0, 2 * kUnit}, {1, kUnit, kUnit}},      // overlaps itself
+      {{2, 0, kUnit}},                             // no such segment
+      {{1, 15 * kUnit, 2 * kUnit}},                // beyond the end
+      {{1, ~uint64_t{0} - kUnit + 1, 2 * kUnit}},  // wraps around
+      {{1, 100, kUnit}},
+      {{1, 0, 100}},  // unaligned
+      {{1, 0, 0}},    // empty
   };
   for (const std::vector<Extent>& runs : bad) {
     EXPECT_EQ(allocator.Adopt(runs).code(), Code::kDataLoss);

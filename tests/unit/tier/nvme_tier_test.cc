@@ -52,8 +52,8 @@ struct Machine {
     REPRISE_CHECK(loop().RunTask(io.SyncDirectory("/")).ok());
   }
   Status Open(bool prewrite = false, NvmeMutations mutations = {}) {
-    Result<std::unique_ptr<Tier>> opened = loop().RunTask(NvmeTier::Open(
-        io, {"/data/seg", kSegmentBytes, kSegmentCount, prewrite, mutations}));
+    Result<std::unique_ptr<Tier>> opened = loop().RunTask(
+        NvmeTier::Open(io, {"/data/seg", kSegmentBytes, kSegmentCount, prewrite, mutations}));
     if (!opened.has_value()) return opened.error();
     tier = std::move(*opened);
     return OkStatus();
@@ -89,9 +89,10 @@ class NvmeTierTest : public testing::Test {
   // Starts a call without waiting for it.
   std::shared_ptr<std::optional<Status>> Start(Task<Status> task) {
     auto answer = std::make_shared<std::optional<Status>>();
-    machine_.loop().Spawn([](Task<Status> call, std::shared_ptr<std::optional<Status>> slot)
-                              -> Task<void> { slot->emplace(co_await std::move(call)); }(
-        std::move(task), answer));
+    machine_.loop().Spawn(
+        [](Task<Status> call, std::shared_ptr<std::optional<Status>> slot) -> Task<void> {
+          slot->emplace(co_await std::move(call));
+        }(std::move(task), answer));
     return answer;
   }
   void Await(const std::shared_ptr<std::optional<Status>>& answer) {
