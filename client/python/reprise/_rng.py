@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import random
 import sys
 
@@ -16,7 +17,8 @@ class Rng:
     reprise_world_policy = "drop"
 
     def state_dict(self):
-        state = {"python": random.getstate()}
+        version, words, gauss = random.getstate()
+        state = {"python": (version, array.array("I", words).tobytes(), gauss)}
         numpy = sys.modules.get("numpy")
         if numpy is not None:
             state["numpy"] = numpy.random.get_state()
@@ -28,7 +30,10 @@ class Rng:
         return state
 
     def load_state_dict(self, state):
-        random.setstate(state["python"])
+        version, raw, gauss = state["python"]
+        words = array.array("I")
+        words.frombytes(raw)
+        random.setstate((version, tuple(words), gauss))
         if "numpy" in state:
             import numpy
             numpy.random.set_state(state["numpy"])

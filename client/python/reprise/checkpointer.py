@@ -12,7 +12,7 @@ import weakref
 
 from . import _aux, _fence, _native, _restore
 from ._errors import (DeadlineExceeded, Fenced, InvalidArgument, RepriseError, SaveAborted)
-from ._state import (SCOPE_RANK, Walk, address_and_bytes, is_optimizer)
+from ._state import SCOPE_RANK, Walk, address_and_bytes, is_optimizer, signature_of
 
 logger = logging.getLogger("reprise")
 
@@ -137,6 +137,8 @@ class Checkpointer:
         self._resume = None
         self._undefined = ""
         self._pending = []         # saves not yet finished
+        self._walk = None          # (signature, Walk) of the last save
+        self._encodings = {}       # auxiliary name -> (fingerprint, bytes)
         self._cache = None         # (signature, PieceArray) of the last save
         self._last_good = time.monotonic()
         self._client = _native.Client(
@@ -211,13 +213,13 @@ class Checkpointer:
         return save
 
     def _describe(self, state):
-        """Walks `state` into (items, PieceArray); the array is reused while nothing moved."""
-        walk = Walk(state, self._rank_scope)
+        """Describes `state` as (items, PieceArray); both are reused while nothing moved."""
+        walk = self._walk_of(state)
         guarded = _fence.guarded_parameters([o for _, o in walk.optimizers])
         for item in walk.tensors:
             observed = is_optimizer(item.owner) and _fence.is_observed(item.owner)
             item.lazy = observed or id(item.source) in guarded
-        values = [(aux, _aux.encode(aux.get(), aux.name)) for aux in walk.aux]
+        values = [(aux, self._encoded(aux)) for aux in walk.aux]
         places = [address_and_bytes(item) for item in walk.tensors]
         for item in walk.tensors:
             item.lazy = item.lazy and item.copied_from is None
@@ -231,6 +233,24 @@ class Checkpointer:
         for index, (_, raw) in enumerate(values):
             pieces.set_bytes(len(walk.tensors) + index, raw)
         return walk.tensors, pieces
+
+    def _walk_of(self, state):
+        signature = signature_of(state) if isinstance(state, dict) else None
+        if self._walk is not None and self._walk[0] == signature and self._walk[1].refresh():
+            return self._walk[1]
+        self._walk = (signature, Walk(state, self._rank_scope))
+        self._encodings = {}
+        return self._walk[1]
+
+    def _encoded(self, aux):
+        """The bytes of an auxiliary value; those of the last save when it tells it has not changed."""
+        fingerprint = aux.fingerprint() if aux.fingerprint is not None else None
+        known = self._encodings.get(aux.name)
+        if known is not None and fingerprint is not None and known[0] == fingerprint:
+            return known[1]
+        raw = _aux.encode(aux.get(), aux.name)
+        self._encodings[aux.name] = (fingerprint, raw)
+        return raw
 
     def wait_before_mutation(self):
         """The fence: returns when no snapshot reads the state any more (at most stall_budget)."""
