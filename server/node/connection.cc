@@ -168,7 +168,7 @@ Task<void> Connection::ReadLoop() {
     }
     wire::FrameHeader header = incoming->header;
     Status status = Dispatch(std::move(*incoming));
-    if (!status.ok()) Send(wire::Session::PackError(status, header.request, header.stream));
+    if (!status.ok()) SendError(status, header.request, header.stream);
     if (outbox_.full()) {
       LogWarn("{} does not read its answers: connection closed", Who());
       co_return;
@@ -287,7 +287,7 @@ Task<void> Connection::RunAnswer(Shared self, Task<Status> call, uint64_t reques
                                  bool done, Gate::Hold) {
   Status status = co_await std::move(call);
   if (!status.ok()) {
-    self->Send(wire::Session::PackError(status, request, stream));
+    self->SendError(status, request, stream);
   } else if (done) {
     self->Send(wire::Session::PackBody(wire::Opcode::kDone, {}, request, stream));
   }
@@ -295,6 +295,15 @@ Task<void> Connection::RunAnswer(Shared self, Task<Status> call, uint64_t reques
 
 void Connection::Send(Bytes frames, OwnedFd fd) {
   if (!ended_) outbox_.Add(std::move(frames), std::move(fd));
+}
+
+void Connection::SendError(const Status& status, uint64_t request, uint64_t stream) {
+  if (request != 0) {
+    Send(wire::Session::PackError(status, request, stream));
+    return;
+  }
+  // Nobody waits for an answer to it.
+  LogWarn("{}: {}", Who(), status.ToString());
 }
 
 std::optional<RestoreService::Pinned> Connection::pinned() const {
@@ -315,8 +324,9 @@ void Connection::End() {
   }
   if (!registration_.has_value()) return;
   LogInfo("{} {}", Who(), Fate());
-  // The registration under way reports for itself when it learns the epoch.
-  if (!registered_.has_value() || parts_.is_served_elsewhere(this, registration_->process)) return;
+  if (parts_.is_served_elsewhere(this, registration_->process)) return;
+  if (registering_ && pending_ != nullptr) AbandonRegistration();
+  if (!registered_.has_value()) return;
   Gate::Hold hold = context_.gate.Enter();
   if (!hold) return;
   lifecycle::RankGone gone{registered_->job, registered_->epoch, registration_->rank,
@@ -339,7 +349,8 @@ Task<void> Connection::RunReportGone(ConnectionParts parts, lifecycle::RankGone 
   NodeContext& context = parts.context;
   Backoff backoff;
   TimePoint give_up = context.loop.Now() + context.options.upload_retry_max;
-  while (true) {
+  // A process that has connected again meanwhile is not gone.
+  while (!parts.is_served_elsewhere(nullptr, gone.process)) {
     Status status = co_await context.coordinator.ReportRankGone(gone);
     if (status.ok() || !IsTransient(status.code())) co_return;
     if (context.closing || context.loop.Now() >= give_up) co_return;

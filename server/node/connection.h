@@ -50,8 +50,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
   // Epochs of `job` up to `epoch` are over: no new saves.
   void OnFenced(const Id& job, uint64_t epoch);
 
-  // Of the registration; zero before.
-  Id process() const { return registration_.has_value() ? registration_->process : Id{}; }
+  // Of the registration; zero before it and after the end.
+  Id process() const {
+    return registration_.has_value() && !ended_ ? registration_->process : Id{};
+  }
 
  private:
   using Incoming = wire::Session::Incoming;
@@ -75,6 +77,20 @@ class Connection : public std::enable_shared_from_this<Connection> {
   static Task<void> RunRegister(Shared self, wire::Register message, uint64_t request,
                                 Gate::Hold hold);
   Task<Result<lifecycle::RegisterAnswer>> AskRegister(wire::Register message);
+  // A call of Register under way; outlives the connection when the process leaves meanwhile.
+  struct PendingRegistration {
+    explicit PendingRegistration(Loop& loop) : changed(loop) {}
+    std::optional<Result<lifecycle::RegisterAnswer>> answer;
+    bool abandoned = false;
+    std::string reason;  // why it was abandoned
+    Notifier changed;
+  };
+  static Task<void> CallRegister(lifecycle::CoordinatorApi* coordinator,
+                                 lifecycle::RegisterRequest request, TimePoint deadline,
+                                 std::shared_ptr<PendingRegistration> pending);
+  void AbandonRegistration();
+  static Task<void> RunWithdraw(ConnectionParts parts, wire::Register who, std::string reason,
+                                Gate::Hold hold);
   static Task<void> RunReportGone(ConnectionParts parts, lifecycle::RankGone gone, Gate::Hold hold);
   static Task<void> RunAttach(Shared self, wire::Attach message, uint64_t request, Gate::Hold hold);
   Task<Status> Attach(wire::Attach message, uint64_t request);
@@ -89,6 +105,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::shared_ptr<Save> FindSave(uint64_t id) const;
   std::optional<RestoreService::Pinned> pinned() const;
   void Send(Bytes frames, OwnedFd fd = {});
+  void SendError(const Status& status, uint64_t request, uint64_t stream);
 
   ConnectionParts parts_;
   NodeContext& context_;
@@ -108,6 +125,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::optional<wire::Register> registration_;  // as asked
   std::optional<lifecycle::RegisterAnswer> registered_;
   bool registering_ = false;
+  std::shared_ptr<PendingRegistration> pending_;
   Notifier registration_changed_;
   bool fenced_ = false;
   Id owner_;  // of the slots; zero before ATTACH

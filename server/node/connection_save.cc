@@ -37,28 +37,16 @@ Task<void> Connection::RunRegister(Shared self, wire::Register message, uint64_t
                                    Gate::Hold) {
   Result<lifecycle::RegisterAnswer> answer = co_await self->AskRegister(message);
   self->registering_ = false;
-  if (!answer.has_value()) {
+  if (answer.has_value() && !self->ended_) {
+    self->registered_ = *answer;
+    wire::Registered registered{answer->job, answer->epoch, answer->resume, answer->skipped};
+    self->Send(wire::Session::Pack(registered, request));
+  } else if (!answer.has_value()) {
     self->Send(wire::Session::PackError(answer.error(), request));
-    self->registration_changed_.Notify();
-    co_return;
   }
-  self->registered_ = *answer;
   self->registration_changed_.Notify();
-  if (self->ended_) {
-    // It left while the others were still being waited for.
-    lifecycle::RankGone gone{answer->job, answer->epoch, message.rank, message.process,
-                             self->Who() + " " + self->Fate()};
-    Gate::Hold hold = self->context_.gate.Enter();
-    if (hold) {
-      self->context_.loop.Spawn(RunReportGone(self->parts_, std::move(gone), std::move(hold)));
-    }
-    co_return;
-  }
-  wire::Registered registered{answer->job, answer->epoch, answer->resume, answer->skipped};
-  self->Send(wire::Session::Pack(registered, request));
 }
 
-// In slices, because a call under way cannot be withdrawn: a replay joins the same registration.
 Task<Result<lifecycle::RegisterAnswer>> Connection::AskRegister(wire::Register message) {
   lifecycle::RegisterRequest request;
   request.who = {message.tenant,  message.job,      message.rank, message.world,
@@ -69,18 +57,54 @@ Task<Result<lifecycle::RegisterAnswer>> Connection::AskRegister(wire::Register m
   TimePoint deadline = context_.loop.Now() + std::chrono::milliseconds(message.timeout_ms);
   Backoff backoff;
   while (true) {
-    TimePoint slice = context_.loop.Now() + context_.options.poll_slice;
-    auto answer = co_await context_.coordinator.Register(request, std::min(slice, deadline));
-    if (answer.has_value() || !IsTransient(answer.error().code())) co_return answer;
-    if (ended_ || context_.closing) co_return Error(Code::kCancelled, "the connection has ended");
-    if (context_.loop.Now() >= deadline) {
-      Status status = answer.error();
-      co_return Error(Status(Code::kDeadlineExceeded,
-                             fmt::format("registration took longer than {} ms: {}",
-                                         message.timeout_ms, status.message())));
-    }
-    if (answer.error().code() != Code::kDeadlineExceeded) co_await context_.Pause(backoff.Next());
+    pending_ = std::make_shared<PendingRegistration>(context_.loop);
+    context_.loop.Spawn(CallRegister(&context_.coordinator, request, deadline, pending_));
+    std::shared_ptr<PendingRegistration> pending = pending_;
+    co_await pending->changed.WaitFor(
+        [pending] { return pending->answer.has_value() || pending->abandoned; });
+    if (pending->abandoned) co_return Error(Code::kCancelled, "the connection has ended");
+    const Result<lifecycle::RegisterAnswer>& answer = *pending->answer;
+    // A coordinator that is away may come back in time; one that has waited long enough has spoken.
+    bool retry = !answer.has_value() && answer.error().code() != Code::kDeadlineExceeded &&
+                 IsTransient(answer.error().code()) && context_.loop.Now() < deadline;
+    if (!retry || ended_ || context_.closing) co_return answer;
+    co_await context_.Pause(backoff.Next());
   }
+}
+
+// Not held by any gate: the call may last for minutes, and the daemon need not. Touches nothing of
+// this connection or node but `pending`.
+Task<void> Connection::CallRegister(lifecycle::CoordinatorApi* coordinator,
+                                    lifecycle::RegisterRequest request, TimePoint deadline,
+                                    std::shared_ptr<PendingRegistration> pending) {
+  Result<lifecycle::RegisterAnswer> answer = co_await coordinator->Register(request, deadline);
+  if (pending->abandoned && answer.has_value()) {
+    // The process left while the others were still being waited for, and the news came too late.
+    Status told = co_await coordinator->ReportRankGone(
+        {answer->job, answer->epoch, request.who.rank, request.who.process, pending->reason});
+    if (!told.ok()) LogWarn("{}: {}", pending->reason, told.ToString());
+    co_return;
+  }
+  pending->answer = std::move(answer);
+  pending->changed.Notify();
+}
+
+void Connection::AbandonRegistration() {
+  pending_->abandoned = true;
+  pending_->reason = Who() + " " + Fate();
+  pending_->changed.Notify();
+  Gate::Hold hold = context_.gate.Enter();
+  if (!hold) return;
+  context_.loop.Spawn(RunWithdraw(parts_, *registration_, pending_->reason, std::move(hold)));
+}
+
+// Takes the rank out of an epoch that is still being gathered, so that no epoch opens with the dead.
+Task<void> Connection::RunWithdraw(ConnectionParts parts, wire::Register who, std::string reason,
+                                   Gate::Hold hold) {
+  auto job = co_await parts.context.coordinator.GetJob(who.tenant, who.job);
+  if (!job.has_value()) co_return;
+  lifecycle::RankGone gone{job->job, 0, who.rank, who.process, std::move(reason)};
+  co_await RunReportGone(std::move(parts), std::move(gone), std::move(hold));
 }
 
 Task<void> Connection::RunAttach(Shared self, wire::Attach message, uint64_t request, Gate::Hold) {

@@ -48,7 +48,8 @@ struct NodeStats {
 class Node {
  public:
   // Adopts sealed slots found in the slab directory, listens, and begins polling the coordinator.
-  // `coordinator` and `store` outlive the node. A store that is away is not an error: the node
+  // `coordinator` and `store` outlive the node and its calls to them: a Register for a process that
+  // has left may still be under way after Close, until `coordinator` ends it. A store that is away is not an error: the node
   // serves its processes and retries.
   static Task<Result<std::unique_ptr<Node>>> Start(Io& io, Rng& rng, NodeOptions options,
                                                    lifecycle::CoordinatorApi& coordinator,

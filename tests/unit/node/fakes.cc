@@ -171,6 +171,7 @@ size_t FakeStore::sealed_count() const { return shards_.size(); }
 
 Task<Result<lifecycle::RegisterAnswer>> FakeCoordinator::Register(
     lifecycle::RegisterRequest request, TimePoint deadline) {
+  ++registers;
   bool open =
       co_await changed_.WaitFor([&] { return away_ || !hold_register_; }, deadline);
   if (away_) co_return Error(Code::kUnavailable, "coordinator is away");

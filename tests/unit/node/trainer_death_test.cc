@@ -197,17 +197,35 @@ TEST_F(TrainerDeathTest, AnOrderlyByeIsReportedAsSuch) {
   });
 }
 
-TEST_F(TrainerDeathTest, AProcessThatLeavesDuringRegistrationIsReportedOnceItsEpochIsKnown) {
+TEST_F(TrainerDeathTest, AProcessThatLeavesDuringRegistrationIsTakenOutAtOnceAndAgainIfItWasTooLate) {
   Run([this]() -> Task<void> {
     coordinator_.HoldRegister(true);
     LocalClient client(*io_, 0, 1);
     EXPECT_TRUE((co_await client.Connect(options_.socket_path)).ok());
     co_await client.Send(client.Registration(), 1);
-    co_await Until([&] { return node_->stats().clients == 1; });
+    co_await Until([&] { return coordinator_.registers == 1; });
     client.Close();
-    co_await Until([&] { return node_->stats().clients == 0; });
+    co_await Until([&] { return coordinator_.gone.size() == 1; });
+    EXPECT_EQ(coordinator_.gone[0].epoch, 0u);
+    EXPECT_EQ(coordinator_.gone[0].process, client.process);
     coordinator_.HoldRegister(false);
-    co_await Until([&] { return coordinator_.registered.size() == coordinator_.gone.size(); });
+    co_await Until([&] { return coordinator_.gone.size() == 2; });
+    EXPECT_EQ(coordinator_.gone[1].epoch, 1u);
+  });
+}
+
+TEST_F(TrainerDeathTest, ClosingDoesNotWaitForARegistrationUnderWay) {
+  Run([this]() -> Task<void> {
+    coordinator_.HoldRegister(true);
+    LocalClient client(*io_, 0, 1);
+    EXPECT_TRUE((co_await client.Connect(options_.socket_path)).ok());
+    co_await client.Send(client.Registration(), 1);
+    co_await Until([&] { return coordinator_.registers == 1; });
+    TimePoint before = loop_.Now();
+    co_await Stop();
+    EXPECT_LT(loop_.Now() - before, std::chrono::seconds(5));
+    coordinator_.HoldRegister(false);
+    co_await Until([&] { return !coordinator_.registered.empty(); });
   });
 }
 
