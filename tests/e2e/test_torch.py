@@ -139,6 +139,36 @@ def test_moments_keep_their_own_dtype_under_bf16_parameters(directory):
     checkpointer.close()
 
 
+class Nested(nn.Module):
+    """A parameter whose name is the beginning of another's."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(2, 2)
+        self.register_parameter("b", nn.Parameter(torch.ones(2)))
+        self.c = nn.ModuleDict({"weight": nn.Linear(2, 2)})
+        self.c.register_parameter("w", nn.Parameter(torch.ones(2)))
+
+
+def test_optimizer_state_goes_to_its_own_parameter_only(directory):
+    model = Nested()
+    optimizer = torch.optim.AdamW(model.parameters())
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    checkpointer = open_job(directory)
+    checkpointer.restore({"model": model, "optim": optimizer})
+    checkpointer.save(1, {"model": model, "optim": optimizer}).wait(timeout=30)
+    fresh = Nested()
+    other = torch.optim.AdamW(fresh.parameters())
+    reprise.load(f"file://{directory}", {"model": fresh, "optim": other}, strict=True)
+    for mine, theirs in zip(fresh.parameters(), model.parameters()):
+        assert other.state[mine].keys() == optimizer.state[theirs].keys()
+        for key, value in optimizer.state[theirs].items():
+            assert torch.equal(other.state[mine][key], value), key
+    checkpointer.close()
+
+
 def test_a_parameter_changed_behind_the_fence_aborts_the_save_naming_it(directory):
     model = nn.Linear(4, 4)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -81,27 +81,17 @@ def _materialise(walk, key, optimizer, value, saved, rename):
         for parameter in group["params"]:
             name = walk.param_name(key, parameter)
             prefix = rename(f"{key}.state.{name}") + "."
-            devices = value["devices"]
-            known = [k for k in devices if k.startswith(f"{name}.")]
-            for full in known:
-                state_key = full[len(name) + 1:]
+            for state_key, device in value["devices"].get(name, {}).items():
                 item = saved.get(prefix + state_key)
-                if item is None or "." in state_key and not is_tensor_key(saved, prefix, state_key):
-                    continue
-                have = optimizer.state[parameter].get(state_key)
-                if is_tensor(have):
+                if item is None or is_tensor(optimizer.state[parameter].get(state_key)):
                     continue
                 dtype = torch_dtype(item["dtype"])
-                if tuple(item["shape"]) == tuple(parameter.shape) and devices[full] == "param":
+                if tuple(item["shape"]) == tuple(parameter.shape) and device == "param":
                     made = torch.zeros_like(parameter, dtype=dtype, requires_grad=False)
                 else:
-                    device = parameter.device if devices[full] == "param" else "cpu"
-                    made = torch.zeros(item["shape"], dtype=dtype, device=device)
+                    place = parameter.device if device == "param" else "cpu"
+                    made = torch.zeros(item["shape"], dtype=dtype, device=place)
                 optimizer.state[parameter][state_key] = made
-
-
-def is_tensor_key(saved, prefix, state_key):
-    return not saved[prefix + state_key]["aux"]
 
 
 def _match(walk, saved, rename, rank, same_world, strict):

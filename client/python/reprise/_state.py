@@ -314,7 +314,8 @@ class Walk:
                 for state_key, value in optimizer.state.get(parameter, {}).items():
                     if is_tensor(value):
                         on_parameter = value.device == parameter.device
-                        devices[f"{name}.{state_key}"] = "param" if on_parameter else "cpu"
+                        devices.setdefault(name, {})[state_key] = ("param" if on_parameter
+                                                                   else "cpu")
                     else:
                         values.setdefault(name, {})[state_key] = value
         return {"groups": groups, "values": values, "devices": devices}
