@@ -2,9 +2,9 @@
 that it comes back by itself with everything it acknowledged.
 
 Two ranks save a few MiB of seeded bytes through a node daemon. At a random moment of each round the
-store is killed with SIGKILL (every tenth time with node daemon and ranks), then started again on its
-directory, alternately on io_uring and on threads. The oracle (oracle.py) then compares what the store
-lists, reads back and resumes from with what was acknowledged before.
+store is killed with SIGKILL (every tenth time with node daemon and ranks), then started again on
+its directory, alternately on io_uring and on threads. The oracle (oracle.py) then compares what the
+store lists, reads back and resumes from with what was acknowledged before.
 
     tools/dev crash [--kills N] [--seed S] [--json FILE]
 
@@ -30,8 +30,8 @@ import numpy
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
 from oracle import Oracle, Violation, name  # noqa: E402
-from world import (EXIT_NOT_FOUND, JOB, ManualRepairNeeded, RankError, World, WORLD,  # noqa: E402
-                   all_do, expected_values, salt)
+from world import (EXIT_NOT_FOUND, EXIT_USAGE, JOB, ManualRepairNeeded, RankError,  # noqa: E402
+                   World, WORLD, all_do, expected_values, salt)
 
 ENGINES = ("uring", "threads")
 # What a round does; each line of the deck comes up once before any comes up again.
@@ -257,6 +257,8 @@ class Campaign:
             self.report.add([Violation("lost", f"{name(key)} was acknowledged; deleting it says "
                                                f"{error.strip()}")], self.where)
             return "refused"
+        if process.returncode == EXIT_USAGE:
+            raise RuntimeError(f"reprise forget: {error}")
         if any(words in error for words in ("being read", "last good", "pinned")):
             self.oracle.refuse_delete(key)
             return "refused"
@@ -285,8 +287,8 @@ class Campaign:
         self.report.refused_away += WORLD - len(save.ranks)
         self.report.away_ms.append(longest)
         if longest > STALL_BUDGET_MS:
-            self.report.add([Violation("stuck", f"save() blocked {longest:.0f} ms without a store")],
-                            self.where)
+            text = f"save() blocked {longest:.0f} ms without a store"
+            self.report.add([Violation("stuck", text)], self.where)
 
     def do_save(self):
         save = self.next_save()
@@ -428,7 +430,7 @@ class Campaign:
     # ---- checks -----------------------------------------------------------------------------
 
     def check_survivors(self):
-        """At once after the restart: everything acknowledged is listed and `latest` is not older."""
+        """At once after the restart: what was acknowledged is listed, `latest` is not older."""
         latest, problem = None, ""
         if self.oracle.newest() is not None:
             latest, problem = self.world.verify(["latest"])[0]

@@ -99,7 +99,8 @@ class Oracle:
             violations += self._check_visible(key, root)
         if behind is not None and (latest is None or latest < behind):
             seen = "nothing" if latest is None else name(latest)
-            violations.append(Violation("behind", f"latest is {seen}, {name(behind)} was acknowledged"))
+            text = f"latest is {seen}, {name(behind)} was acknowledged"
+            violations.append(Violation("behind", text))
         if latest is not None and latest not in listed:
             violations.append(Violation("wrong", f"latest is {name(latest)}, which is not listed"))
         return violations

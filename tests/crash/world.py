@@ -26,7 +26,7 @@ JOB = "crash/job"
 WORLD = 2
 ELEMENTS = 1 << 19  # of each of two float arrays: 4 MiB a rank
 START_TIMEOUT_S = 60
-EXIT_NOT_FOUND, EXIT_UNREACHABLE, EXIT_DEADLINE = 4, 10, 124
+EXIT_USAGE, EXIT_NOT_FOUND = 2, 4
 
 
 class ManualRepairNeeded(Exception):
