@@ -147,11 +147,11 @@ Task<Result<Connection::Incoming>> Connection::ReadMessage(std::optional<TimePoi
     std::array<uint8_t, limits::kFrameHeaderBytes> header{};
     REPRISE_CO_TRY(co_await RecvFully(context_.io, socket_, header, deadline));
     REPRISE_CO_ASSIGN(wire::Session::Expect expect, session_.OnHeader(header));
-    if (expect.chunk) co_return Error(Code::kInvalidArgument, "chunks do not travel on this socket");
+    if (expect.chunk)
+      co_return Error(Code::kInvalidArgument, "chunks do not travel on this socket");
     Bytes payload(expect.header.payload_bytes);
     REPRISE_CO_TRY(co_await RecvFully(context_.io, socket_, payload, deadline));
-    REPRISE_CO_ASSIGN(std::optional<Incoming> incoming,
-                      session_.OnBody(expect.header, payload));
+    REPRISE_CO_ASSIGN(std::optional<Incoming> incoming, session_.OnBody(expect.header, payload));
     if (incoming.has_value()) co_return std::move(*incoming);
   }
 }
@@ -204,7 +204,8 @@ Status Connection::DispatchSave(const Incoming& incoming) {
     case wire::Opcode::kSaveChunks: {
       REPRISE_ASSIGN_STATUS(wire::SaveChunks chunks, wire::Decode<wire::SaveChunks>(incoming.body));
       // A save that has failed is no longer known: its last chunks may cross the news.
-      if (auto save = FindSave(chunks.save)) parts_.saves.AddReady(save, chunks.first, chunks.count);
+      if (auto save = FindSave(chunks.save))
+        parts_.saves.AddReady(save, chunks.first, chunks.count);
       return OkStatus();
     }
     case wire::Opcode::kSaveSeal: {

@@ -1,11 +1,12 @@
 // Connection: one training (or reading) process on the local socket, from accept to its end.
 //
 //   REGISTER    -> coordinator; REGISTERED or ERROR. Nothing that saves is legal before it
-//   ATTACH      -> ATTACHED, then one SLOT frame with a descriptor per slot, all with its request id
+//   ATTACH      -> ATTACHED, then one SLOT frame with a descriptor per slot, all with its
+//                  request id
 //   SAVE_BEGIN  -> SAVE_GRANT at once (the attempt is named meanwhile), or ERROR, and the step is
 //                  skipped for all ranks; SAVE_CHUNKS and SAVE_SEAL are not answered
-//   SAVE_STATE  unasked, request id 0, until kCommitted or kFailed. After kFailed the process must have
-//                  stopped writing to the slot before its next SAVE_BEGIN
+//   SAVE_STATE  unasked, request id 0, until kCommitted or kFailed. After kFailed the process must
+//                  have stopped writing to the slot before its next SAVE_BEGIN
 //   READ_*, RING_ATTACH, FETCH, CORRUPT, SLOT_OF: restore_service.h. The stream id is the client's
 //   SAVE_SKIP, READ_CLOSE: DONE when the request id is not 0. BYE: orderly end
 //

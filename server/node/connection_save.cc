@@ -98,7 +98,8 @@ void Connection::AbandonRegistration() {
   context_.loop.Spawn(RunWithdraw(parts_, *registration_, pending_->reason, std::move(hold)));
 }
 
-// Takes the rank out of an epoch that is still being gathered, so that no epoch opens with the dead.
+// Takes the rank out of an epoch that is still being gathered, so that no epoch opens with the
+// dead.
 Task<void> Connection::RunWithdraw(ConnectionParts parts, wire::Register who, std::string reason,
                                    Gate::Hold hold) {
   auto job = co_await parts.context.coordinator.GetJob(who.tenant, who.job);
@@ -124,17 +125,16 @@ Task<Status> Connection::Attach(wire::Attach message, uint64_t request) {
   }
   if (message.slots < 2 || message.slots > kSlotsMax ||
       format::ChunkCount(message.slot_bytes, context_.chunk_bytes()) > limits::kChunksPerShardMax) {
-    co_return FailStatus(
-        Code::kInvalidArgument, "{} slots of {}: 2 to {} slots of at most {}", message.slots,
-        HumanBytes(message.slot_bytes), kSlotsMax,
-        HumanBytes(uint64_t{limits::kChunksPerShardMax} * context_.chunk_bytes()));
+    co_return FailStatus(Code::kInvalidArgument, "{} slots of {}: 2 to {} slots of at most {}",
+                         message.slots, HumanBytes(message.slot_bytes), kSlotsMax,
+                         HumanBytes(uint64_t{limits::kChunksPerShardMax} * context_.chunk_bytes()));
   }
   GrantRequest grant;
   grant.owner = context_.rng.NewId();
   grant.process = registration_->process;
   grant.rank = registration_->rank;
-  grant.slot_bytes =
-      std::max<uint64_t>(AlignUp(message.slot_bytes, context_.chunk_bytes()), context_.chunk_bytes());
+  grant.slot_bytes = std::max<uint64_t>(AlignUp(message.slot_bytes, context_.chunk_bytes()),
+                                        context_.chunk_bytes());
   grant.slots = message.slots;
   attaching_ = true;
   auto slots = co_await parts_.slab.Grant(grant);
@@ -186,8 +186,9 @@ Result<SaveSpec> Connection::MakeSpec(const wire::SaveBegin& message) {
   }
   if (owner_.IsZero()) return Error(Code::kFailedPrecondition, "SAVE_BEGIN before ATTACH");
   if (message.metadata.size() > format::kMetadataBytesMax) {
-    return Fail(Code::kInvalidArgument, "step {}: {} of metadata, at most {} are kept", message.step,
-                HumanBytes(message.metadata.size()), HumanBytes(format::kMetadataBytesMax));
+    return Fail(Code::kInvalidArgument, "step {}: {} of metadata, at most {} are kept",
+                message.step, HumanBytes(message.metadata.size()),
+                HumanBytes(format::kMetadataBytesMax));
   }
   if (message.length > slot_bytes_) {
     return Fail(Code::kResourceExhausted,
@@ -198,10 +199,11 @@ Result<SaveSpec> Connection::MakeSpec(const wire::SaveBegin& message) {
   REPRISE_ASSIGN(LayoutCache::Entry * layout, FindLayout(message));
   if (layout->decoded->shard_bytes != message.length ||
       layout->decoded->chunk_bytes != context_.chunk_bytes()) {
-    return Fail(Code::kInvalidArgument,
-                "step {}: the layout is for {} bytes in chunks of {}, the save for {} in chunks of {}",
-                message.step, layout->decoded->shard_bytes, layout->decoded->chunk_bytes,
-                message.length, context_.chunk_bytes());
+    return Fail(
+        Code::kInvalidArgument,
+        "step {}: the layout is for {} bytes in chunks of {}, the save for {} in chunks of {}",
+        message.step, layout->decoded->shard_bytes, layout->decoded->chunk_bytes, message.length,
+        context_.chunk_bytes());
   }
   SaveSpec spec;
   spec.shard.job = registered_->job;
@@ -268,8 +270,8 @@ Status Connection::Skip(const wire::SaveSkip& message) {
   }
   std::string reason = Who() + ": " + message.reason;
   if (!message.save.has_value()) {
-    parts_.saves.Announce(registered_->job, {registered_->epoch, message.step},
-                          registration_->rank, std::move(reason));
+    parts_.saves.Announce(registered_->job, {registered_->epoch, message.step}, registration_->rank,
+                          std::move(reason));
   } else if (auto save = FindSave(*message.save)) {
     parts_.saves.Fail(save, Status(Code::kAborted, std::move(reason)), true);
   }

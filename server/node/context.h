@@ -1,8 +1,8 @@
 // NodeContext: what every part of the node role needs, in one place instead of in ten constructors.
 //
-// Made by Node (node.cc), which owns what the references point to; outlives every part. `gate` holds
-// each coroutine that the parts spawn: Node::Close closes it after `closing` was set, and every loop
-// in the parts ends when it sees `closing`.
+// Made by Node (node.cc), which owns what the references point to; outlives every part. `gate`
+// holds each coroutine that the parts spawn: Node::Close closes it after `closing` was set, and
+// every loop in the parts ends when it sees `closing`.
 //
 // Thread rule: the node's loop.
 #pragma once

@@ -56,9 +56,8 @@ Task<void> Endpoint::RunAccept(Endpoint* self, Gate::Hold) {
     auto connection = std::make_shared<Connection>(self->parts_, socket);
     self->connections_.push_back(connection);
     context.loop.Spawn(RunConnection(self, std::move(connection), std::move(hold)));
-    co_await self->changed_.WaitFor([&] {
-      return self->closing_ || self->connections_.size() < limits::kConnectionsMax;
-    });
+    co_await self->changed_.WaitFor(
+        [&] { return self->closing_ || self->connections_.size() < limits::kConnectionsMax; });
   }
 }
 

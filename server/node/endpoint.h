@@ -1,7 +1,7 @@
 // Endpoint: the Unix socket that training processes connect to. Accepts, and keeps the connections.
 //
-// A socket file left by a daemon that was killed is replaced. Connections beyond limits::kConnectionsMax
-// wait in the listener's queue. What is said on a connection: connection.h.
+// A socket file left by a daemon that was killed is replaced. Connections beyond
+// limits::kConnectionsMax wait in the listener's queue. What is said on a connection: connection.h.
 //
 // Thread rule: the node's loop. Close before destruction.
 #pragma once

@@ -1,9 +1,10 @@
 // Membership: keeps the coordinator and this node informed about each other.
 //
-// One coroutine polls for events (which is also the heartbeat) and hands each to `on_event` in order;
-// another sends inventories: on connect, after every change, and at once with the token when a kSettle
-// event asks. Reports replace one another, so changes that come while one is under way are one more
-// report, not a queue. When the coordinator is away both retry with growing pauses, for ever.
+// One coroutine polls for events (which is also the heartbeat) and hands each to `on_event` in
+// order; another sends inventories: on connect, after every change, and at once with the token when
+// a kSettle event asks. Reports replace one another, so changes that come while one is under way
+// are one more report, not a queue. When the coordinator is away both retry with growing pauses,
+// for ever.
 //
 // Thread rule: the node's loop. Ends when the context is closing; a poll under way ends by itself
 // within NodeOptions::poll_slice.

@@ -1,5 +1,5 @@
-// Start:  slab (lock, adopt) -> save service -> uploads of adopted slots -> membership -> socket. The
-//         socket comes last, so that a process that connects finds its predecessor's slots.
+// Start:  slab (lock, adopt) -> save service -> uploads of adopted slots -> membership -> socket.
+//         The socket comes last, so that a process that connects finds its predecessor's slots.
 // Close:  socket (processes' unsealed saves end for all ranks) -> drain -> parts -> slab (unlock).
 #include "server/node/node.h"
 

@@ -1,11 +1,11 @@
-// Node: the node role of the daemon. Owns the RAM slab, serves training processes over a Unix socket,
-// seals shards locally, uploads them, serves restores, and keeps the coordinator informed.
+// Node: the node role of the daemon. Owns the RAM slab, serves training processes over a Unix
+// socket, seals shards locally, uploads them, serves restores, and keeps the coordinator informed.
 //
 // Parts: slab.h (slot files and their budget), endpoint.h and connection.h (the local socket; which
 // message does what), save_service.h and uploader.h (trainer to slab to store), restore_service.h
-// (chunks into a process's ring), membership.h (events and inventory), pid_watch.h (trainers' deaths).
-// Everything about the slab, adoption after a restart of the daemon and the death of trainers:
-// docs/architecture.md, "The node side".
+// (chunks into a process's ring), membership.h (events and inventory), pid_watch.h (trainers'
+// deaths). Everything about the slab, adoption after a restart of the daemon and the death of
+// trainers: docs/architecture.md, "The node side".
 //
 // Thread rule: everything on the loop of `io`. Close before destruction.
 #pragma once
@@ -21,16 +21,16 @@
 namespace reprise::node {
 
 struct NodeOptions {
-  std::string socket_path;                 // where training processes connect
-  std::string slab_directory;              // in a tmpfs: slot files outlive the daemon process
-  uint64_t slab_bytes_max = 0;             // hard budget for all slot files; 0: half of what is free
-  uint32_t restore_ring_chunks = 64;       // per restoring process
-  uint32_t upload_streams_max = 4;         // shards uploaded at once
-  Nanos store_timeout = std::chrono::seconds(30);     // no progress towards a store: retry, then abort
+  std::string socket_path;            // where training processes connect
+  std::string slab_directory;         // in a tmpfs: slot files outlive the daemon process
+  uint64_t slab_bytes_max = 0;        // hard budget for all slot files; 0: half of what is free
+  uint32_t restore_ring_chunks = 64;  // per restoring process
+  uint32_t upload_streams_max = 4;    // shards uploaded at once
+  Nanos store_timeout = std::chrono::seconds(30);  // no progress towards a store: retry, then abort
   Nanos upload_retry_max = std::chrono::minutes(10);  // how long a sealed shard is retried
   // One long poll for events; also about how long Close may wait for a call under way.
   Nanos poll_slice = std::chrono::seconds(2);
-  Nanos idle_exit{0};                      // embedded mode: exit this long after the last client (0: never)
+  Nanos idle_exit{0};  // embedded mode: exit this long after the last client (0: never)
 };
 
 struct NodeStats {
@@ -49,8 +49,8 @@ class Node {
  public:
   // Adopts sealed slots found in the slab directory, listens, and begins polling the coordinator.
   // `coordinator` and `store` outlive the node and its calls to them: a Register for a process that
-  // has left may still be under way after Close, until `coordinator` ends it. A store that is away is not an error: the node
-  // serves its processes and retries.
+  // has left may still be under way after Close, until `coordinator` ends it. A store that is away
+  // is not an error: the node serves its processes and retries.
   static Task<Result<std::unique_ptr<Node>>> Start(Io& io, Rng& rng, NodeOptions options,
                                                    lifecycle::CoordinatorApi& coordinator,
                                                    dataplane::StoreLink& store);

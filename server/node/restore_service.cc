@@ -10,10 +10,10 @@
 namespace reprise::node {
 namespace {
 
-constexpr uint32_t kBatchChunks = 8;      // read from the store with one call
-constexpr uint64_t kFetchesMax = 16;      // of one process at once; more wait
-constexpr size_t kOpenMax = 64;           // checkpoints of one process
-constexpr size_t kShardsCached = 64;      // shard manifests of one open checkpoint
+constexpr uint32_t kBatchChunks = 8;  // read from the store with one call
+constexpr uint64_t kFetchesMax = 16;  // of one process at once; more wait
+constexpr size_t kOpenMax = 64;       // checkpoints of one process
+constexpr size_t kShardsCached = 64;  // shard manifests of one open checkpoint
 constexpr uint32_t kRingChunksMax = 4096;
 constexpr Nanos kCopySlice = std::chrono::microseconds(500);
 
@@ -128,16 +128,16 @@ Task<Result<RestoreService::OpenPtr>> RestoreService::Resolve(wire::ReadOpen mes
     open->key = *pinned->resume;
   } else {
     lifecycle::Selector selector{message.step, message.epoch};
-    REPRISE_CO_ASSIGN(lifecycle::CheckpointInfo info,
-                      co_await context_.coordinator.Resolve(message.tenant, message.job_name,
-                                                            selector));
+    REPRISE_CO_ASSIGN(
+        lifecycle::CheckpointInfo info,
+        co_await context_.coordinator.Resolve(message.tenant, message.job_name, selector));
     open->key = info.key;
   }
   if (own) {
     *job = pinned->job;
   } else {
-    REPRISE_CO_ASSIGN(lifecycle::JobInfo info, co_await context_.coordinator.GetJob(
-                                                   message.tenant, message.job_name));
+    REPRISE_CO_ASSIGN(lifecycle::JobInfo info,
+                      co_await context_.coordinator.GetJob(message.tenant, message.job_name));
     *job = info.job;
   }
   co_return open;
@@ -192,8 +192,7 @@ Task<Result<RestoreService::ShardPtr>> RestoreService::StoreShard(OpenPtr open, 
   co_return shard;
 }
 
-Task<Status> RestoreService::ReadShard(wire::ReadShard message, uint64_t request,
-                                       uint64_t stream) {
+Task<Status> RestoreService::ReadShard(wire::ReadShard message, uint64_t request, uint64_t stream) {
   REPRISE_CO_ASSIGN_STATUS(OpenPtr open, FindOpen(stream));
   Use use(*this, open);
   REPRISE_CO_RETURN_IF_ERROR(StatusOf(ShardOf(*open, message.rank)));
@@ -208,8 +207,8 @@ Task<Status> RestoreService::ReadShard(wire::ReadShard message, uint64_t request
   co_return OkStatus();
 }
 
-Task<Status> RestoreService::ReadLayout(wire::ReadLayout message, uint64_t request,
-                                        uint64_t stream, LayoutCache& cache) {
+Task<Status> RestoreService::ReadLayout(wire::ReadLayout message, uint64_t request, uint64_t stream,
+                                        LayoutCache& cache) {
   REPRISE_CO_ASSIGN_STATUS(OpenPtr open, FindOpen(stream));
   Use use(*this, open);
   std::shared_ptr<const Bytes> layout;
@@ -316,8 +315,7 @@ Task<Status> RestoreService::FetchBatch(const FetchJob& job, uint64_t first,
     std::vector<MutableByteView> targets;
     for (size_t i = 0; i < rest.size(); ++i) {
       uint64_t length = format::ChunkLength((*shard)->length, (*shard)->chunk_bytes, next + i);
-      targets.push_back(
-          job.ring->Buffer(rest[i]).first(AlignUp(length, limits::kIoAlignment)));
+      targets.push_back(job.ring->Buffer(rest[i]).first(AlignUp(length, limits::kIoAlignment)));
     }
     status = co_await job.open->source->ReadChunks(**shard, next, std::move(targets));
   }
@@ -374,8 +372,9 @@ Task<Status> RestoreService::ReadVerified(OpenPtr open, uint32_t rank, uint64_t 
       co_return OkStatus();
     }
   }
-  std::string what = fmt::format("rank {}, chunk {} of {} fails its digest and no intact copy is left",
-                                 rank, index, open->name());
+  std::string what =
+      fmt::format("rank {}, chunk {} of {} fails its digest and no intact copy is left", rank,
+                  index, open->name());
   LogError("{}", what);
   Status marked = co_await context_.coordinator.SetMark(open->tenant, open->job_name, open->key,
                                                         format::Mark::kDamaged, what);

@@ -1,12 +1,13 @@
 // RestoreService: gives one connected process the bytes of checkpoints, chunk by chunk.
 //
 // A process opens a checkpoint under a stream id of its choice, asks for manifests and layouts, and
-// fetches chunks into a *ring*: shared memory of a fixed number of chunk buffers. Each buffer belongs
-// to the process from kChunkAt until kRingFree names it; when all do, fetches wait. Chunks come from
-// this node's slab when it holds the shard, else from the store. Nothing is verified here: the process
-// compares digests where the bytes arrive and reports kCorrupt, upon which a slab copy is quarantined
-// and the chunk comes again from the store, verified; if that fails too the checkpoint is marked
-// damaged and the answer is DATA_LOSS. The buffer named in kCorrupt stays the process's throughout.
+// fetches chunks into a *ring*: shared memory of a fixed number of chunk buffers. Each buffer
+// belongs to the process from kChunkAt until kRingFree names it; when all do, fetches wait. Chunks
+// come from this node's slab when it holds the shard, else from the store. Nothing is verified
+// here: the process compares digests where the bytes arrive and reports kCorrupt, upon which a slab
+// copy is quarantined and the chunk comes again from the store, verified; if that fails too the
+// checkpoint is marked damaged and the answer is DATA_LOSS. The buffer named in kCorrupt stays the
+// process's throughout.
 //
 // A sealed slot that nobody writes any more (or the process's own) can be mapped directly: SlotOf.
 //
@@ -109,7 +110,8 @@ class RestoreService {
   struct FetchJob;
   Task<Status> FetchBatch(const FetchJob& job, uint64_t first, std::vector<uint32_t> buffers);
   // Chunks copied from the slab: 0 when there is no local copy (any more).
-  Task<size_t> CopyFromSlab(const FetchJob& job, uint64_t first, const std::vector<uint32_t>& buffers);
+  Task<size_t> CopyFromSlab(const FetchJob& job, uint64_t first,
+                            const std::vector<uint32_t>& buffers);
   Task<Status> ReadVerified(OpenPtr open, uint32_t rank, uint64_t index, MutableByteView buffer);
   void SendChunkAt(const FetchJob& job, uint64_t index, uint32_t buffer, uint32_t length,
                    wire::Source source);

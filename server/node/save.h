@@ -1,9 +1,10 @@
-// Save: one rank's shard on its way from the trainer's hands to a checkpoint. State only; SaveService
-// (save_service.h) drives it, the Uploader reads it, a Connection watches it through `observer`.
+// Save: one rank's shard on its way from the trainer's hands to a checkpoint. State only;
+// SaveService (save_service.h) drives it, the Uploader reads it, a Connection watches it through
+// `observer`.
 //
 // Chunks become *ready* (the trainer has copied them) in any order, are then hashed, and appear in
-// `hashed_order`, which only grows: the uploader follows it while later chunks are still being copied.
-// Piece digests are computed along with the chunks, in shard order (PieceHasher).
+// `hashed_order`, which only grows: the uploader follows it while later chunks are still being
+// copied. Piece digests are computed along with the chunks, in shard order (PieceHasher).
 //
 // Thread rule: the node's loop.
 #pragma once
@@ -34,8 +35,8 @@ struct SaveSpec {
   std::string metadata;
 };
 
-// Digests of the pieces whose bytes must agree between ranks (scope replicated), fed with the shard's
-// bytes in order. Others stay zero.
+// Digests of the pieces whose bytes must agree between ranks (scope replicated), fed with the
+// shard's bytes in order. Others stay zero.
 class PieceHasher {
  public:
   explicit PieceHasher(std::shared_ptr<const format::Layout> layout);
@@ -65,8 +66,8 @@ class Save {
   Status AddReady(uint64_t first, uint64_t count);
   // Hashes the next ready chunk. Requires !to_hash.empty().
   void HashOne();
-  // Takes one more chunk into the piece digests; false when the next one in order is not hashed yet,
-  // or all are done.
+  // Takes one more chunk into the piece digests; false when the next one in order is not hashed
+  // yet, or all are done.
   bool AdvancePieces();
   bool all_ready() const { return ready_count == chunk_count(); }
   bool all_hashed() const { return hashed_order.size() == chunk_count(); }

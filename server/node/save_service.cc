@@ -16,8 +16,7 @@ SaveService::SaveService(NodeContext& context, Slab& slab, std::function<void()>
 
 std::shared_ptr<Save> SaveService::Start(SaveSpec spec, std::shared_ptr<Slot> slot,
                                          std::function<void(const wire::SaveState&)> observer) {
-  auto save =
-      std::make_shared<Save>(context_.loop, next_id_++, std::move(spec), std::move(slot));
+  auto save = std::make_shared<Save>(context_.loop, next_id_++, std::move(spec), std::move(slot));
   save->observer = std::move(observer);
   saves_.emplace(save->id, save);
   Gate::Hold begin_hold = context_.gate.Enter();
@@ -163,8 +162,7 @@ void SaveService::Announce(Id job, CheckpointKey key, uint32_t rank, std::string
   context_.loop.Spawn(RunAnnounce(this, std::move(skip), std::move(hold)));
 }
 
-Task<void> SaveService::RunAnnounce(SaveService* service, lifecycle::SkipRequest skip,
-                                    Gate::Hold) {
+Task<void> SaveService::RunAnnounce(SaveService* service, lifecycle::SkipRequest skip, Gate::Hold) {
   NodeContext& context = service->context_;
   Backoff backoff;
   TimePoint give_up = context.loop.Now() + context.options.upload_retry_max;
@@ -237,10 +235,11 @@ void SaveService::OnFenced(const lifecycle::NodeEvent& event) {
     if (shard.job != event.job || shard.key.epoch > event.key.epoch) continue;
     // A sealed snapshot may still be adopted by the new epoch: the coordinator decides.
     if (save->manifest != nullptr) continue;
-    Fail(save,
-         FailStatus(Code::kFenced, "a newer run of this job has started ({}); this one may not save",
-                    event.reason.empty() ? "epoch fenced" : event.reason),
-         false);
+    Fail(
+        save,
+        FailStatus(Code::kFenced, "a newer run of this job has started ({}); this one may not save",
+                   event.reason.empty() ? "epoch fenced" : event.reason),
+        false);
   }
 }
 

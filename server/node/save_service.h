@@ -1,11 +1,12 @@
 // SaveService: drives every save of the node, from the grant of a slot to commit or abort.
 //
-//   1. Start      a slot is filling; Begin goes to the coordinator meanwhile (the trainer never waits)
+//   1. Start      a slot is filling; Begin goes to the coordinator meanwhile (the trainer
+//                 never waits)
 //   2. hash       ready chunks are hashed, at most kHashSlice at a time on the loop
 //   3. upload     begins as soon as the attempt has its id (uploader.h), following the hashing
-//   4. seal       all chunks hashed and SaveSeal here: companion and header are written, inventory goes
-//                 out, the trainer hears kLocalSealed. A crash before leaves a slot that is dropped, a
-//                 crash after leaves one that is adopted and uploaded again
+//   4. seal       all chunks hashed and SaveSeal here: companion and header are written, inventory
+//                 goes out, the trainer hears kLocalSealed. A crash before leaves a slot that is
+//                 dropped, a crash after leaves one that is adopted and uploaded again
 //   5. events     kLocalSealed, kCommitted, kAborted, kFenced from the coordinator end it
 //
 // A save that fails for a reason of this node is announced (Skip), so that all ranks hear at once.
@@ -37,7 +38,8 @@ class SaveService {
 
   Uploader& uploader() { return uploader_; }
 
-  // Steps 1 to 3 for a slot that Slab::Take returned. `observer` hears every state until it is reset.
+  // Steps 1 to 3 for a slot that Slab::Take returned. `observer` hears every state until it is
+  // reset.
   std::shared_ptr<Save> Start(SaveSpec spec, std::shared_ptr<Slot> slot,
                               std::function<void(const wire::SaveState&)> observer);
   // A sealed, uncommitted slot found at start: uploads it.

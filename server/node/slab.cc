@@ -100,8 +100,8 @@ Task<Result<std::unique_ptr<Slab>>> Slab::Open(Io& io, Rng& rng, SlabOptions opt
   auto slab = std::unique_ptr<Slab>(new Slab(io, rng, std::move(options)));
   const std::string& directory = slab->options_.directory;
   REPRISE_CO_TRY(co_await io.MakeDirectory(directory));
-  REPRISE_CO_ASSIGN(slab->lock_, co_await io.Open(slab->PathOf(std::string(kNodeIdName)),
-                                                  kPlainFile));
+  REPRISE_CO_ASSIGN(slab->lock_,
+                    co_await io.Open(slab->PathOf(std::string(kNodeIdName)), kPlainFile));
   Status status = co_await io.Lock(slab->lock_);
   if (status.ok()) status = co_await slab->LoadNodeId();
   if (status.ok()) status = co_await slab->Adopt();
@@ -161,9 +161,8 @@ Task<Status> Slab::Adopt() {
   }
   for (const std::string& name : names) {
     if (!name.ends_with(kMetaSuffix)) continue;
-    bool known = std::ranges::any_of(slots_, [&](const std::shared_ptr<Slot>& slot) {
-      return MetaName(slot->name_) == name;
-    });
+    bool known = std::ranges::any_of(
+        slots_, [&](const std::shared_ptr<Slot>& slot) { return MetaName(slot->name_) == name; });
     if (!known) RemoveFile(name);
   }
   DropSuperseded();
@@ -171,8 +170,7 @@ Task<Status> Slab::Adopt() {
 }
 
 Task<Status> Slab::AdoptOne(std::string name) {
-  REPRISE_CO_ASSIGN_STATUS(SlabMapping mapping,
-                           SlabMapping::Map(PathOf(name), kSlotDataOffset));
+  REPRISE_CO_ASSIGN_STATUS(SlabMapping mapping, SlabMapping::Map(PathOf(name), kSlotDataOffset));
   REPRISE_CO_ASSIGN_STATUS(SlotHeader header,
                            DecodeSlotHeader(mapping.bytes().first(kSlotHeaderBytes)));
   if (header.state != SlotState::kSealed) {
@@ -181,8 +179,8 @@ Task<Status> Slab::AdoptOne(std::string name) {
   if (mapping.size() < kSlotDataOffset + header.capacity) {
     co_return Status(Code::kDataLoss, "it is shorter than its header says");
   }
-  REPRISE_CO_ASSIGN_STATUS(
-      Bytes companion, co_await ReadWholeFile(io_, PathOf(MetaName(name)), header.meta_bytes));
+  REPRISE_CO_ASSIGN_STATUS(Bytes companion,
+                           co_await ReadWholeFile(io_, PathOf(MetaName(name)), header.meta_bytes));
   REPRISE_CO_ASSIGN_STATUS(SlotMeta meta, DecodeSlotMeta(companion, header));
 
   auto slot = std::make_shared<Slot>();
@@ -204,12 +202,11 @@ Task<Status> Slab::AdoptOne(std::string name) {
 }
 
 Status Slab::Refusal(const GrantRequest& request) const {
-  return FailStatus(
-      Code::kResourceExhausted,
-      "needs {} x {} for rank {}, slab budget {}, {} in use: raise node.slab_bytes, "
-      "use fewer ranks per node, or save a smaller state",
-      request.slots, HumanBytes(request.slot_bytes), request.rank, HumanBytes(budget_bytes_),
-      HumanBytes(used_bytes()));
+  return FailStatus(Code::kResourceExhausted,
+                    "needs {} x {} for rank {}, slab budget {}, {} in use: raise node.slab_bytes, "
+                    "use fewer ranks per node, or save a smaller state",
+                    request.slots, HumanBytes(request.slot_bytes), request.rank,
+                    HumanBytes(budget_bytes_), HumanBytes(used_bytes()));
 }
 
 Task<Result<std::vector<std::shared_ptr<Slot>>>> Slab::Grant(GrantRequest request) {
@@ -249,8 +246,7 @@ Task<Result<std::shared_ptr<Slot>>> Slab::MakeSlot(GrantRequest request, uint32_
   Status made = co_await AllocateFile(io_, path, kSlotDataOffset, request.slot_bytes,
                                       EncodeSlotHeader(slot->header_));
   if (made.ok()) {
-    Result<SlabMapping> mapping =
-        SlabMapping::Map(path, kSlotDataOffset + request.slot_bytes);
+    Result<SlabMapping> mapping = SlabMapping::Map(path, kSlotDataOffset + request.slot_bytes);
     made = StatusOf(mapping);
     if (made.ok()) slot->mapping_ = std::move(*mapping);
   }
@@ -316,9 +312,10 @@ Result<std::shared_ptr<Slot>> Slab::Take(const Id& owner, const format::ShardIde
     if (slot->owner_ != owner) continue;
     if (slot->uses_ == 0 && (slot->state() == SlotState::kFree || IsSuperseded(*slot))) {
       // A free slot first; else the one with the oldest content.
-      bool better = best == nullptr || (best->state() != SlotState::kFree &&
-                                        (slot->state() == SlotState::kFree ||
-                                         slot->identity().key < best->identity().key));
+      bool better =
+          best == nullptr ||
+          (best->state() != SlotState::kFree &&
+           (slot->state() == SlotState::kFree || slot->identity().key < best->identity().key));
       if (better) best = slot;
       continue;
     }
@@ -442,7 +439,8 @@ void Slab::Remove(const std::shared_ptr<Slot>& slot) {
   std::erase(slots_, slot);
   RemoveFile(MetaName(slot->name_));
   RemoveFile(slot->name_);
-  // Nobody may write it now; readers that still hold it keep its memory, not its claim on the budget.
+  // Nobody may write it now; readers that still hold it keep its memory, not its claim on the
+  // budget.
   slot->budget_ = BudgetHold();
 }
 

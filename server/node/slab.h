@@ -1,14 +1,16 @@
-// Slab: the node's memory for snapshots. One file per slot in a tmpfs directory, under one hard budget.
+// Slab: the node's memory for snapshots. One file per slot in a tmpfs directory, under one hard
+// budget.
 //
-// A slot belongs to the process it was granted to (its owner) until that process is gone; then it is
-// *released*: nobody writes it again, and it lives on while it holds the newest copy. The life of a
-// slot's content: free -> filling -> sealed -> (newer attempt committed, or own attempt aborted) free.
-// The only good copy is never overwritten: Take hands out a sealed slot only when a NEWER attempt of
-// the same job is committed. Pages are allocated here, before a grant, so that the kernel charges them
-// to the daemon and not to the trainer's container. File formats: slot_format.h.
+// A slot belongs to the process it was granted to (its owner) until that process is gone; then it
+// is *released*: nobody writes it again, and it lives on while it holds the newest copy. The life
+// of a slot's content: free -> filling -> sealed -> (newer attempt committed, or own attempt
+// aborted) free. The only good copy is never overwritten: Take hands out a sealed slot only when a
+// NEWER attempt of the same job is committed. Pages are allocated here, before a grant, so that the
+// kernel charges them to the daemon and not to the trainer's container. File formats:
+// slot_format.h.
 //
-// After a restart of the daemon, Open adopts every sealed slot whose header and companion are intact,
-// as released; all else in the directory that is ours is removed.
+// After a restart of the daemon, Open adopts every sealed slot whose header and companion are
+// intact, as released; all else in the directory that is ours is removed.
 //
 // Thread rule: the loop of `io`. Nothing blocks but what is a Task. Close before destruction.
 #pragma once
@@ -123,7 +125,8 @@ class Slab {
   // Locks the directory (FAILED_PRECONDITION: another daemon holds it) and adopts what is intact.
   static Task<Result<std::unique_ptr<Slab>>> Open(Io& io, Rng& rng, SlabOptions options);
   ~Slab();
-  // Waits for files that are being removed, and unlocks. Sealed slots stay on disk for the next daemon.
+  // Waits for files that are being removed, and unlocks. Sealed slots stay on disk for the next
+  // daemon.
   Task<void> Close();
 
   // Allocates and maps `slots` slots. Released slots whose checkpoint is committed make room first,
@@ -138,8 +141,10 @@ class Slab {
 
   // A slot of `owner` for a new shard, now filling. RESOURCE_EXHAUSTED says what each slot holds.
   Result<std::shared_ptr<Slot>> Take(const Id& owner, const format::ShardIdentity& shard);
-  // The shard is complete: writes the companion, then the header. On failure the slot stays filling.
-  Task<Status> Seal(std::shared_ptr<Slot> slot, std::shared_ptr<const format::ShardManifest> manifest,
+  // The shard is complete: writes the companion, then the header. On failure the slot stays
+  // filling.
+  Task<Status> Seal(std::shared_ptr<Slot> slot,
+                    std::shared_ptr<const format::ShardManifest> manifest,
                     std::shared_ptr<const Bytes> layout);
   // The content is worthless (aborted): free for its owner, or removed when released.
   void Discard(const std::shared_ptr<Slot>& slot);

@@ -42,15 +42,14 @@ Result<SlabMapping> SlabMapping::Map(const std::string& path, uint64_t bytes_min
   SlabMapping mapping;
   mapping.fd_ = OwnedFd(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
   if (!mapping.fd_.valid()) return Error(StatusFromErrno(errno, "open " + path));
-  struct stat info {};
+  struct stat info{};
   if (::fstat(mapping.fd_.get(), &info) != 0) return Error(StatusFromErrno(errno, "stat " + path));
   auto size = static_cast<uint64_t>(info.st_size);
   if (size < bytes_min || size == 0) {
     return Fail(Code::kDataLoss, "{} has {} bytes where at least {} are expected", path, size,
                 bytes_min);
   }
-  void* address =
-      ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, mapping.fd_.get(), 0);
+  void* address = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, mapping.fd_.get(), 0);
   if (address == MAP_FAILED) return Error(StatusFromErrno(errno, "map " + path));
   mapping.data_ = static_cast<uint8_t*>(address);
   mapping.size_ = size;

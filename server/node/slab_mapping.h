@@ -1,9 +1,10 @@
 // SlabMapping: one shared-memory file of the slab, open and mapped. The only place of the node role
 // that touches descriptors and mmap; everything else works on byte views.
 //
-// Files are made and given their pages through Io (Allocate runs on its pool); Map then never faults
-// pages in and takes microseconds. The mapping is shared: a trainer that holds the descriptor writes
-// the same pages, so bytes read here may change under the reader's hands until the writer is gone.
+// Files are made and given their pages through Io (Allocate runs on its pool); Map then never
+// faults pages in and takes microseconds. The mapping is shared: a trainer that holds the
+// descriptor writes the same pages, so bytes read here may change under the reader's hands until
+// the writer is gone.
 //
 // Thread rule: a movable value with one owner. Unmaps and closes on destruction.
 #pragma once

@@ -1,13 +1,14 @@
 // What a slot file and its companion look like: encode and decode only.
 //
-//   NAME.slot   4 KiB header, a hole, shard bytes from kSlotDataOffset on. The trainer that was given
-//               the slot can write all of it; the header's CRC and `meta_digest` tell damage.
+//   NAME.slot   4 KiB header, a hole, shard bytes from kSlotDataOffset on. The trainer that was
+//               given the slot can write all of it; the header's CRC and `meta_digest` tell damage.
 //   NAME.meta   written at seal, by the daemon only: u64 magic, shard manifest, layout encoding.
 //               Valid only under the digest that the header of a sealed slot holds.
 //
-// Header, little-endian: magic u64, version u32, CRC32C u32 (of the 4 KiB with this field zero), then
-// the fields of SlotHeader in order, then zeros. The files live in a tmpfs: they outlive the daemon
-// process, never the machine, so the format may change with any release (unknown versions are dropped).
+// Header, little-endian: magic u64, version u32, CRC32C u32 (of the 4 KiB with this field zero),
+// then the fields of SlotHeader in order, then zeros. The files live in a tmpfs: they outlive the
+// daemon process, never the machine, so the format may change with any release (unknown versions
+// are dropped).
 //
 // Thread rule: pure values and functions.
 #pragma once

@@ -1,8 +1,8 @@
 // Uploader: moves shards from the slab to the store, oldest attempt first, a few at a time.
 //
-// An upload may begin while the trainer still copies: it follows Save::hashed_order and waits for more.
-// A store that is away or slow only delays it: the upload is begun anew with the same attempt, with
-// growing pauses, until nothing has moved for `upload_retry_max`. FENCED, ABORTED and
+// An upload may begin while the trainer still copies: it follows Save::hashed_order and waits for
+// more. A store that is away or slow only delays it: the upload is begun anew with the same
+// attempt, with growing pauses, until nothing has moved for `upload_retry_max`. FENCED, ABORTED and
 // RESOURCE_EXHAUSTED end it at once. When the store finds other bytes than were hashed, the slot is
 // verified: if the slab is at fault it is quarantined, else the upload is repeated.
 //
@@ -25,8 +25,8 @@ class Uploader {
   using OnFailure = std::function<void(const std::shared_ptr<Save>&, Status)>;
   Uploader(NodeContext& context, Slab& slab, OnFailure on_failure);
 
-  // Takes a save whose attempt is known; it ends with save->uploaded, or with a call of OnFailure, or
-  // without either when the save is over or the node closes.
+  // Takes a save whose attempt is known; it ends with save->uploaded, or with a call of OnFailure,
+  // or without either when the save is over or the node closes.
   void Enqueue(std::shared_ptr<Save> save);
   // Shards queued or under way.
   size_t pending() const { return waiting_.size() + active_; }

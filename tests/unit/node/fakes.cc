@@ -120,8 +120,7 @@ class FakeSource final : public dataplane::CheckpointSource {
   bool closed_ = false;
 };
 
-Task<Result<std::unique_ptr<dataplane::ShardUpload>>> FakeStore::OpenUpload(
-    wire::PutOpen request) {
+Task<Result<std::unique_ptr<dataplane::ShardUpload>>> FakeStore::OpenUpload(wire::PutOpen request) {
   ++opens;
   if (away_) co_return Error(Code::kUnavailable, "store is away");
   if (open_failure != Code::kOk) co_return Error(open_failure, "open is made to fail");
@@ -172,8 +171,7 @@ size_t FakeStore::sealed_count() const { return shards_.size(); }
 Task<Result<lifecycle::RegisterAnswer>> FakeCoordinator::Register(
     lifecycle::RegisterRequest request, TimePoint deadline) {
   ++registers;
-  bool open =
-      co_await changed_.WaitFor([&] { return away_ || !hold_register_; }, deadline);
+  bool open = co_await changed_.WaitFor([&] { return away_ || !hold_register_; }, deadline);
   if (away_) co_return Error(Code::kUnavailable, "coordinator is away");
   if (!open) co_return Error(Code::kDeadlineExceeded, "ranks 1 to 3 are missing");
   registered.push_back(request);
@@ -233,8 +231,8 @@ Task<Result<lifecycle::JobInfo>> FakeCoordinator::GetJob(std::string tenant, std
 }
 
 Task<Result<std::vector<lifecycle::CheckpointInfo>>> FakeCoordinator::ListCheckpoints(std::string,
-                                                                                     std::string,
-                                                                                     bool) {
+                                                                                      std::string,
+                                                                                      bool) {
   co_return std::vector<lifecycle::CheckpointInfo>{};
 }
 

@@ -18,8 +18,8 @@
 
 namespace reprise::node {
 
-// A store that takes nothing on trust: digests are compared on arrival, chunks come once each, a seal
-// needs all of them and the right root.
+// A store that takes nothing on trust: digests are compared on arrival, chunks come once each, a
+// seal needs all of them and the right root.
 class FakeStore final : public dataplane::StoreLink {
  public:
   explicit FakeStore(Loop& loop) : changed_(loop) {}
@@ -44,14 +44,20 @@ class FakeStore final : public dataplane::StoreLink {
   const Shard* Find(const Id& attempt, uint32_t rank) const;
   size_t uploads_open() const { return uploads_open_; }
   size_t sealed_count() const;
-  void SetAway(bool away) { away_ = away; changed_.Notify(); }
+  void SetAway(bool away) {
+    away_ = away;
+    changed_.Notify();
+  }
   // While held, Send and Seal do not return.
-  void Hold(bool hold) { hold_ = hold; changed_.Notify(); }
+  void Hold(bool hold) {
+    hold_ = hold;
+    changed_.Notify();
+  }
 
   // Faults and counters.
   Code open_failure = Code::kOk;
   Code seal_failure = Code::kOk;
-  int seal_failures = 0;     // how many seals fail with seal_failure
+  int seal_failures = 0;  // how many seals fail with seal_failure
   uint64_t sends = 0;
   uint64_t opens = 0;
   uint64_t chunk_reads = 0;
@@ -98,10 +104,19 @@ class FakeCoordinator final : public lifecycle::CoordinatorApi {
 
   void Push(lifecycle::NodeEvent event);
   void PushFor(lifecycle::NodeEvent::Kind kind, CheckpointKey key, std::string reason = "");
-  void SetAway(bool away) { away_ = away; changed_.Notify(); }
-  void HoldRegister(bool hold) { hold_register_ = hold; changed_.Notify(); }
+  void SetAway(bool away) {
+    away_ = away;
+    changed_.Notify();
+  }
+  void HoldRegister(bool hold) {
+    hold_register_ = hold;
+    changed_.Notify();
+  }
   // Begin waits until this is lifted.
-  void HoldBegin(bool hold) { hold_begin_ = hold; changed_.Notify(); }
+  void HoldBegin(bool hold) {
+    hold_begin_ = hold;
+    changed_.Notify();
+  }
   Id attempt_of(CheckpointKey key) const;
 
   Id job{{1, 2, 3}};

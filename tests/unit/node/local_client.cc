@@ -15,11 +15,11 @@
 namespace reprise::node {
 
 SharedMemory::SharedMemory(OwnedFd fd, bool writable) : fd_(std::move(fd)) {
-  struct stat info {};
+  struct stat info{};
   if (::fstat(fd_.get(), &info) != 0) return;
   int protection = writable ? PROT_READ | PROT_WRITE : PROT_READ;
-  void* address = ::mmap(nullptr, static_cast<size_t>(info.st_size), protection, MAP_SHARED,
-                         fd_.get(), 0);
+  void* address =
+      ::mmap(nullptr, static_cast<size_t>(info.st_size), protection, MAP_SHARED, fd_.get(), 0);
   if (address == MAP_FAILED) return;
   data_ = static_cast<uint8_t*>(address);
   size_ = static_cast<size_t>(info.st_size);
@@ -110,8 +110,7 @@ Task<LocalClient::Message> LocalClient::ReadOne() {
     Message message;
     size_t have = 0;
     while (have < bytes.size()) {
-      Io::Operation receive =
-          io_.RecvFd(socket_, MutableByteView(bytes).subspan(have), deadline);
+      Io::Operation receive = io_.RecvFd(socket_, MutableByteView(bytes).subspan(have), deadline);
       int64_t moved = co_await receive;
       if (receive.passed_fd() >= 0) message.fd = OwnedFd(receive.passed_fd());
       if (moved <= 0) {
@@ -211,9 +210,7 @@ Task<void> LocalClient::Copy(wire::SaveGrant grant, uint64_t step, const format:
   co_await Send(wire::SaveChunks{grant.save, first, count});
 }
 
-Task<void> LocalClient::Seal(wire::SaveGrant grant) {
-  co_await Send(wire::SaveSeal{grant.save});
-}
+Task<void> LocalClient::Seal(wire::SaveGrant grant) { co_await Send(wire::SaveSeal{grant.save}); }
 
 Task<Result<wire::SaveGrant>> LocalClient::Save(uint64_t step, const format::Layout& layout) {
   REPRISE_CO_ASSIGN(wire::SaveGrant grant, co_await Begin(step, layout));

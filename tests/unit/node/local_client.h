@@ -32,8 +32,8 @@ class SharedMemory {
   size_t size_ = 0;
 };
 
-// A layout of three tensors (replicated, sharded, per rank) that makes `chunks` chunks of 4 KiB, the
-// last one short; and the bytes that a rank saves at a step.
+// A layout of three tensors (replicated, sharded, per rank) that makes `chunks` chunks of 4 KiB,
+// the last one short; and the bytes that a rank saves at a step.
 format::Layout TestLayout(uint32_t chunks);
 Bytes TestShard(uint64_t length, uint64_t step, uint32_t rank);
 
@@ -56,8 +56,8 @@ class LocalClient {
   Task<Status> Connect(std::string path);
   void Close();
 
-  // The next message with this opcode; others are kept for later. A kError that was not asked for is
-  // returned as well.
+  // The next message with this opcode; others are kept for later. A kError that was not asked for
+  // is returned as well.
   Task<Message> Await(wire::Opcode opcode);
   template <typename T>
   Task<void> Send(T message, uint64_t request = 0, uint64_t stream = 0) {

@@ -37,8 +37,8 @@ class RestoreTest : public NodeFixture {
     return ByteView(shard_).subspan(begin, std::min<uint64_t>(4096, shard_.size() - begin));
   }
   bool IsIntact(LocalClient& client, const wire::ChunkAt& at) {
-    ByteView got = client.ring.bytes().subspan(at.ring_index * client.ring_info.stride_bytes,
-                                               at.length);
+    ByteView got =
+        client.ring.bytes().subspan(at.ring_index * client.ring_info.stride_bytes, at.length);
     return std::ranges::equal(got, Expected(at.index));
   }
 
@@ -185,8 +185,8 @@ TEST_F(RestoreTest, APredecessorsSlotIsGivenReadOnlyAndALivingNeighboursIsNot) {
     OwnedFd copy(::dup(answer.fd.get()));
     EXPECT_FALSE(SharedMemory(std::move(copy), true).mapped()) << "it can be mapped writable";
     SharedMemory memory(std::move(answer.fd), false);
-    EXPECT_TRUE(std::ranges::equal(memory.bytes().subspan(info.data_offset, shard_.size()),
-                                   shard_));
+    EXPECT_TRUE(
+        std::ranges::equal(memory.bytes().subspan(info.data_offset, shard_.size()), shard_));
   });
 }
 
@@ -199,8 +199,7 @@ TEST_F(RestoreTest, ClosingACheckpointEndsFetchesThatWaitForBuffers) {
     co_await client->Send(wire::Fetch{0, 0, 8}, 22, 5);
     co_await client->Await(wire::Opcode::kChunkAt);
     co_await client->Await(wire::Opcode::kChunkAt);
-    co_await client->SendBytes(
-        wire::Session::PackBody(wire::Opcode::kReadClose, {}, 40, 5));
+    co_await client->SendBytes(wire::Session::PackBody(wire::Opcode::kReadClose, {}, 40, 5));
     auto error = co_await client->Await(wire::Opcode::kDone);
     EXPECT_EQ(error.error().code(), Code::kCancelled);
     EXPECT_EQ(error.header.request, 22u);

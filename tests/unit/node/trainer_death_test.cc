@@ -17,7 +17,8 @@ namespace {
 
 using ::testing::HasSubstr;
 
-// What the child sends, made by the parent: between fork and exit the child only makes system calls.
+// What the child sends, made by the parent: between fork and exit the child only makes system
+// calls.
 struct Script {
   sockaddr_un address{};
   Bytes greeting;            // HELLO, REGISTER, ATTACH: five frames come back
@@ -83,7 +84,8 @@ class TrainerDeathTest : public NodeFixture {
     }
   }
 
-  // Rank 2 of 4 registers, attaches, begins step 40, copies all or three of eight chunks, seals or not.
+  // Rank 2 of 4 registers, attaches, begins step 40, copies all or three of eight chunks, seals or
+  // not.
   Script MakeScript(bool seal, bool fork_worker) {
     Script script;
     script.fork_worker = fork_worker;
@@ -197,7 +199,8 @@ TEST_F(TrainerDeathTest, AnOrderlyByeIsReportedAsSuch) {
   });
 }
 
-TEST_F(TrainerDeathTest, AProcessThatLeavesDuringRegistrationIsTakenOutAtOnceAndAgainIfItWasTooLate) {
+TEST_F(TrainerDeathTest,
+       AProcessThatLeavesDuringRegistrationIsTakenOutAtOnceAndAgainIfItWasTooLate) {
   Run([this]() -> Task<void> {
     coordinator_.HoldRegister(true);
     LocalClient client(*io_, 0, 1);
