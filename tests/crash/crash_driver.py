@@ -21,6 +21,7 @@ import json
 import pathlib
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -564,6 +565,8 @@ def parse(argv):
 
 def main(argv=None):
     arguments = parse(argv)
+    # Because daemons must not be left behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     directory = pathlib.Path(tempfile.mkdtemp(prefix="reprise-crash-", dir=arguments.directory))
     report = Report(arguments)
     print(f"seed {arguments.seed}, {arguments.kills} kills, in {directory}", flush=True)
