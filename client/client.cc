@@ -113,6 +113,7 @@ Result<std::unique_ptr<Client>> Client::Open(const ClientOptions& options) {
   impl->ring = std::make_unique<client::RestoreRing>(*impl->session);
   client::Saver::Options saver;
   saver.stall_budget = NanosOf(options.stall_budget_s, 10);
+  saver.orphan_patience = saver.stall_budget / 2;
   impl->saver = std::make_unique<client::Saver>(*impl->session, *impl->engine, saver);
   return std::unique_ptr<Client>(new Client(std::move(impl)));
 }

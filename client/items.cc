@@ -34,6 +34,8 @@ struct Item {
   const format::Piece* piece = nullptr;  // of the first rank that has it
   std::vector<uint32_t> ranks;
   std::vector<uint64_t> sizes;
+  Json shapes = Json::array();  // by rank: rank-scoped items may differ
+  Json dtypes = Json::array();
 };
 
 Json JsonOf(const Item& item) {
@@ -48,7 +50,11 @@ Json JsonOf(const Item& item) {
                {"policy", NameOf(piece.world_policy)},
                {"ranks", item.ranks},
                {"bytes", own ? item.sizes[0] : whole}};
-  if (own) json["sizes"] = item.sizes;
+  if (own) {
+    json["sizes"] = item.sizes;
+    json["shapes"] = item.shapes;
+    json["dtypes"] = item.dtypes;
+  }
   return json;
 }
 
@@ -62,6 +68,9 @@ std::string ItemsJson(const format::CheckpointManifest& manifest, const SavedSta
       if (item.piece == nullptr) item.piece = &piece;
       item.ranks.push_back(rank);
       item.sizes.push_back(format::BytesOf(piece));
+      if (piece.scope != Scope::kRank && !piece.auxiliary) continue;
+      item.shapes.push_back(piece.global_shape);
+      item.dtypes.push_back(DtypeName(piece.dtype));
     }
   }
   Json list = Json::array();

@@ -46,9 +46,25 @@ Status MakeDirectories(const std::string& path) {
   return FailStatus(Code::kUnavailable, "cannot make directory {}: {}", path, error.message());
 }
 
+// A damaged index is kept beside the new one (the last one only): if the journal does not reach back
+// far enough to rebuild it, it is what is left.
+Status SetAside(const std::string& directory) {
+  std::string aside = directory + ".damaged";
+  std::error_code error;
+  if (!std::filesystem::exists(directory)) return OkStatus();
+  std::filesystem::remove_all(aside, error);
+  std::filesystem::rename(directory, aside, error);
+  if (error) {
+    return FailStatus(Code::kUnavailable, "cannot move the damaged index {} aside: {}", directory,
+                      error.message());
+  }
+  LogWarn("the damaged index is kept as {}; remove it when the store is well", aside);
+  return OkStatus();
+}
+
 Task<Result<std::unique_ptr<catalog::Catalog>>> OpenIndex(Loop& loop, std::string directory,
                                                           bool fresh) {
-  if (fresh) REPRISE_CO_TRY(catalog::RocksdbCatalog::Destroy(directory));
+  if (fresh) REPRISE_CO_TRY(SetAside(directory));
   co_return co_await catalog::RocksdbCatalog::Open(loop, directory);
 }
 

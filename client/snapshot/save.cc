@@ -181,13 +181,23 @@ void Save::OnState(const wire::SaveState& state) {
 
 void Save::OnDisconnected(uint64_t generation, const Status& why) {
   std::lock_guard lock(mutex_);
-  if (generation_ != generation || copied_) return;
+  if (generation_ != generation) return;
+  if (copied_) {
+    orphaned_at_ = SteadyClock::now();
+    return;
+  }
   FailLocked(why.Annotate("step " + std::to_string(step) + " was not copied yet"));
 }
 
-bool Save::is_orphan(uint64_t generation) const {
+std::optional<Nanos> Save::orphaned_for() const {
   std::lock_guard lock(mutex_);
-  return copied_ && phase_ != kFailed && phase_ != kCommitted && generation_ != generation;
+  if (!orphaned_at_.has_value() || phase_ == kFailed || phase_ == kCommitted) return std::nullopt;
+  return SteadyClock::now() - *orphaned_at_;
+}
+
+bool Save::is_sealed() const {
+  std::lock_guard lock(mutex_);
+  return phase_ >= static_cast<uint8_t>(wire::SavePhase::kLocalSealed) && phase_ != kFailed;
 }
 
 bool Save::occupies_slot(uint64_t generation) const {

@@ -12,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -72,8 +73,10 @@ class Save {
   void OnState(const wire::SaveState& state);
   // Connection `generation` is gone: a save whose bytes are not all in the slot is lost.
   void OnDisconnected(uint64_t generation, const Status& why);
-  // True when it is copied, not over, and was granted by another connection than `generation`.
-  bool is_orphan(uint64_t generation) const;
+  // How long ago the connection ended that granted it; nullopt unless it is copied and not over.
+  std::optional<Nanos> orphaned_for() const;
+  // Whether the daemon said that the shard is sealed: it then survives the daemon.
+  bool is_sealed() const;
   // True while it may hold a slot of connection `generation`.
   bool occupies_slot(uint64_t generation) const;
 
@@ -103,6 +106,7 @@ class Save {
   bool copied_ = false;
   bool observed_ = false;
   bool told_by_daemon_ = false;
+  std::optional<SteadyPoint> orphaned_at_;
   std::shared_ptr<Inbox> awaited_;  // closed by a failure
   uint64_t generation_ = 0;  // of the connection that granted it
   uint8_t phase_ = 0;

@@ -206,7 +206,7 @@ void Saver::Run() {
 
 std::shared_ptr<Save> Saver::OrphanLocked() const {
   for (const std::shared_ptr<Save>& save : live_) {
-    if (save->is_orphan(session_.generation())) return save;
+    if (save->orphaned_for().has_value()) return save;
   }
   return nullptr;
 }
@@ -227,12 +227,29 @@ void Saver::AskAbout(Save& save) {
   uint64_t stream = kOrphanStreams + save.step;
   auto answer = session_.Ask<wire::ReadOk>(question, Deadline::After(kOrphanPause * 4),
                                            "news of a save", generation, stream);
-  if (!answer.has_value()) return;
+  if (!answer.has_value()) {
+    if (answer.error().code() == Code::kNotFound) GiveUpOrphan(save);
+    return;
+  }
   static_cast<void>(session_.SendEmpty(wire::Opcode::kReadClose, generation, stream));
   wire::SaveState state;
   state.step = save.step;
   state.phase = wire::SavePhase::kCommitted;
   save.OnState(state);
+}
+
+void Saver::GiveUpOrphan(Save& save) {
+  // A sealed shard outlives its daemon and is uploaded by the next one; one that was being sealed does
+  // not, and the other ranks must not wait for it.
+  bool sealed = save.is_sealed();
+  Nanos patience = sealed ? options_.sealed_patience : options_.orphan_patience;
+  if (save.orphaned_for().value_or(Nanos(0)) < patience) return;
+  save.Fail(FailStatus(Code::kOutcomeUnknown,
+                       "step {}: the node daemon was restarted {}, and {:.0f} s later the checkpoint "
+                       "does not exist; look at `reprise show`",
+                       save.step, sealed ? "before it was committed" : "while it sealed the shard",
+                       SecondsOf(patience)));
+  if (!sealed) static_cast<void>(Skip(save.step, "its node daemon was restarted in mid-save"));
 }
 
 void Saver::SetRun(ReaderTarget target) {

@@ -35,6 +35,9 @@ class Saver final : public SessionListener {
     Slots::Options slots;
     Nanos stall_budget = std::chrono::seconds(10);
     uint64_t staging_bytes_max = 256 * limits::kMiB;
+    // How long a daemon's successor may take to have committed a save, by how far it had come.
+    Nanos orphan_patience = std::chrono::seconds(5);
+    Nanos sealed_patience = std::chrono::minutes(10);
     // Finished chunks are announced in runs of this many.
     uint64_t announce_bytes = 8 * limits::kMiB;
   };
@@ -78,6 +81,7 @@ class Saver final : public SessionListener {
   // know whom to tell, so it is asked whether the checkpoint exists.
   std::shared_ptr<Save> OrphanLocked() const;
   void AskAbout(Save& save);
+  void GiveUpOrphan(Save& save);
   void Recycle(std::unique_ptr<Staging> staging);
 
   Session& session_;

@@ -148,7 +148,8 @@ REPRISE_API reprise_code reprise_skip(reprise_client* client, uint64_t step, con
 REPRISE_API reprise_code reprise_reader_open(reprise_client* client, int64_t step, int64_t epoch,
                                              double timeout_s, reprise_reader** reader);
 /* What is in it, as JSON, owned by the reader: {"step","epoch","world","metadata","items":[{"name",
- * "dtype","shape","scope","aux","policy","ranks":[...],"bytes"}]}. */
+ * "dtype","shape","scope","aux","policy","ranks":[...],"bytes"}]};
+ * rank-scoped items also "sizes", "shapes" and "dtypes", one for each of "ranks". */
 REPRISE_API const char* reprise_reader_items(const reprise_reader* reader);
 /* Fills the memory of `targets` (data is written) from the saved pieces, whatever world saved them.
  * Checks everything before a byte moves: NOT_FOUND and INVALID_ARGUMENT list what is missing or does

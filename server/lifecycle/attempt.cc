@@ -142,6 +142,10 @@ AttemptPtr Attempts::Revive(const format::ShardIdentity& shard) {
   }
   auto epoch = job->epochs.find(shard.key.epoch);
   if (epoch == job->epochs.end() || epoch->second.grant.world != shard.world) return nullptr;
+  // Made-up attempts must not crowd out real ones: slots in slabs hold a few snapshots, not thousands.
+  size_t open = 0;
+  for (const AttemptPtr& other : OfJob(shard.job)) open += other->accepts() ? 1 : 0;
+  if (open >= kRevivedMax && core_.state.FindAttempt(shard.attempt) == nullptr) return nullptr;
   return Make(shard.attempt, shard.job, shard.key, shard.world);
 }
 

@@ -28,6 +28,9 @@ namespace reprise::lifecycle {
 
 enum class AttemptPhase : uint8_t { kOpen, kCommitting, kFailing, kCommitted, kAborted };
 
+// Open attempts of one job that inventories alone may bring back.
+inline constexpr size_t kRevivedMax = 16;
+
 struct Attempt {
   Id id;
   Id job;

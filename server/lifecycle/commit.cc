@@ -292,6 +292,15 @@ Status Committer::CheckDeletable(const Id& job_id, const CheckpointKey& key) con
     return FailStatus(Code::kFailedPrecondition, "{} is being read: try again later", NameOf(key));
   }
   const JobState& job = *core_.state.FindJob(job_id);
+  if (job.epoch() != 0) {
+    const auto& resume = job.epochs.rbegin()->second.resume;
+    bool own = job.checkpoints.lower_bound({job.epoch(), 0}) != job.checkpoints.end();
+    if (resume.has_value() && resume->parent == key && !own) {
+      return FailStatus(Code::kFailedPrecondition,
+                        "{} is what the current run resumes from: wait for its first checkpoint",
+                        NameOf(key));
+    }
+  }
   // Last good one: intact, on the lineage, and no other intact one of its level or above.
   if (row->mark != format::Mark::kIntact || !core_.state.OnLineage(job, key)) return OkStatus();
   for (const CheckpointRow* other : core_.state.Lineage(job)) {
@@ -331,7 +340,11 @@ Task<Status> Committer::Delete(Id job, CheckpointKey key) {
     }(core_, {job, key}));
     co_return OkStatus();
   }
-  co_return co_await core_.log.Append({format::DeleteEntry{job, key}});
+  // From the check above to here nothing waited: no reader has begun in between.
+  deleting_.insert({job, key});
+  Status logged = co_await core_.log.Append({format::DeleteEntry{job, key}});
+  deleting_.erase({job, key});
+  co_return logged;
 }
 
 Task<Status> Committer::SetMark(Id job, CheckpointKey key, format::Mark mark, std::string reason) {

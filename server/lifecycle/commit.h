@@ -33,6 +33,10 @@ class Committer {
   // Readers that keep a checkpoint from being deleted.
   void AddLease(const Id& job, const CheckpointKey& key) { ++leases_[{job, key}]; }
   void DropLease(const Id& job, const CheckpointKey& key);
+  // A DELETE is on its way to the journal: no reader may begin.
+  bool IsDeleting(const Id& job, const CheckpointKey& key) const {
+    return deleting_.contains({job, key});
+  }
 
   // Writes the certificate of a committed checkpoint beside its manifest; flushed on OK.
   Task<Status> WriteCertificate(format::CommitEntry commit);
@@ -57,6 +61,7 @@ class Committer {
   Layouts& layouts_;
   std::map<std::pair<Id, CheckpointKey>, uint64_t> leases_;
   std::set<std::pair<Id, CheckpointKey>> certifying_;
+  std::set<std::pair<Id, CheckpointKey>> deleting_;
 };
 
 }  // namespace reprise::lifecycle

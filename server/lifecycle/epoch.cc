@@ -185,6 +185,7 @@ Task<Result<RegisterAnswer>> Epochs::AwaitAnswer(Id job, LaunchPtr launch, RankI
     auto found = launch->ranks.find(who.rank);
     return found == launch->ranks.end() || found->second.who.process != who.process;
   };
+  if (!replaced()) ++launch->ranks.at(who.rank).waiters;
   co_await launch->changed.WaitFor(
       [this, launch, replaced] {
         return closed_ || core_.log.failed() || launch->answer.has_value() || replaced();
@@ -202,6 +203,12 @@ Task<Result<RegisterAnswer>> Epochs::AwaitAnswer(Id job, LaunchPtr launch, RankI
                    launch->world);
   }
   std::string missing = Missing(*launch);
+  // The call that this one repeats, or that repeats this one, may still be waiting.
+  uint32_t& waiters = launch->ranks.at(who.rank).waiters;
+  if (waiters > 1) {
+    --waiters;
+    co_return Fail(Code::kDeadlineExceeded, "missing: ranks {}", missing);
+  }
   launch->ranks.erase(who.rank);
   if (launch->ranks.empty()) launches.gathering = nullptr;
   co_return Fail(Code::kDeadlineExceeded,

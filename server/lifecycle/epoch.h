@@ -54,6 +54,7 @@ class Epochs {
     Id node;
     bool gone = false;
     uint64_t last_step = 0;
+    uint32_t waiters = 0;  // calls that wait for the answer: a retry joins the call it repeats
   };
   // One launch, from its first registration on.
   struct Launch {

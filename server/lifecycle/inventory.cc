@@ -10,6 +10,10 @@ Status Inventories::Report(InventoryReport report) {
                       report.items.size(), kInventoryItemsMax);
   }
   core_.events.Touch(report.node, report.incarnation);
+  if (!nodes_.contains(report.node) && nodes_.size() >= kNodesMax) {
+    return FailStatus(Code::kResourceExhausted, "inventories of {} nodes are held already",
+                      nodes_.size());
+  }
   NodeInventory& inventory = nodes_[report.node];
   if (inventory.report.incarnation != report.incarnation) inventory.told.clear();
   // An answer to settle stays one when a later report of the same daemon comes without a token.
@@ -19,6 +23,7 @@ Status Inventories::Report(InventoryReport report) {
   inventory.report = std::move(report);
   std::set<AttemptPtr> touched;
   for (const InventoryItem& item : inventory.report.items) {
+    if (item.shard.rank >= item.shard.world) continue;
     AttemptPtr attempt = attempts_.Revive(item.shard);
     if (attempt == nullptr) {
       TellEnd(inventory.report.node, inventory, item.shard);

@@ -22,10 +22,11 @@ bool HasReplicated(const format::Layout& layout) {
 }
 
 Result<LayoutPtr> Layouts::Take(const Digest& digest, ByteView encoded) {
-  if (auto found = cached_.find(digest); found != cached_.end()) return found->second.layout;
+  // Before the cache is asked: what was sent will be stored.
   if (DigestOf(encoded) != digest) {
     return Fail(Code::kInvalidArgument, "the layout sent does not have the digest announced");
   }
+  if (auto found = cached_.find(digest); found != cached_.end()) return found->second.layout;
   Result<format::Layout> layout = format::DecodeLayout(encoded);
   if (!layout.has_value()) {
     return Error(Code::kInvalidArgument, "layout refused: " + layout.error().message());

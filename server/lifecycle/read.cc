@@ -29,7 +29,9 @@ class Reads::Session final : public ReadSession {
 
 Task<Result<std::unique_ptr<ReadSession>>> Reads::Open(Id job, CheckpointKey key) {
   const CheckpointRow* row = core_.state.FindCheckpoint(job, key);
-  if (row == nullptr) co_return Fail(Code::kNotFound, "{} is not committed", NameOf(key));
+  if (row == nullptr || committer_.IsDeleting(job, key)) {
+    co_return Fail(Code::kNotFound, "{} is not committed", NameOf(key));
+  }
   // The lease comes first: the checkpoint must not go away while its manifest is read.
   format::CommitEntry commit = row->commit;
   committer_.AddLease(job, key);

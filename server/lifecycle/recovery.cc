@@ -127,10 +127,15 @@ Task<Status> Recovery::MakeDirectoryContent() {
 Task<Status> Recovery::OpenCatalog() {
   Result<std::unique_ptr<catalog::Catalog>> opened =
       co_await make_catalog_(IndexDirectory(), /*fresh=*/false);
-  if (!opened.has_value()) co_return co_await RebuildFresh(opened.error());
+  // Only damage makes way for a rebuild: a full disk or a lock that is held passes, an index that was
+  // thrown away may be the only record of what the ring no longer holds.
+  if (!opened.has_value()) {
+    if (opened.error().code() != Code::kDataLoss) co_return opened.error();
+    co_return co_await RebuildFresh(opened.error());
+  }
   parts_->catalog = std::move(*opened);
   Status loaded = co_await LoadCatalog();
-  if (loaded.ok() || loaded.code() == Code::kUnimplemented) co_return loaded;
+  if (loaded.ok() || loaded.code() != Code::kDataLoss) co_return loaded;
   co_return co_await RebuildFresh(loaded);
 }
 

@@ -157,6 +157,7 @@ Task<Status> Settler::ChooseParent(Id job, format::ResumeEntry& resume) {
   for (const CheckpointRow* row : core_.state.Lineage(*core_.state.FindJob(job))) {
     candidates.push_back(*row);
   }
+  bool passing = false;  // a failure that a later try may not meet
   for (const CheckpointRow& row : candidates) {
     if (row.mark != format::Mark::kIntact) {
       AddSkipped(resume, row.commit.key,
@@ -171,11 +172,18 @@ Task<Status> Settler::ChooseParent(Id job, format::ResumeEntry& resume) {
     if (core_.ending()) co_return Status(Code::kUnavailable, "the store is going down");
     LogError("{} cannot be resumed from: {}", NameOf(row.commit.key), verified.ToString());
     AddSkipped(resume, row.commit.key, verified.message());
-    if (verified.code() != Code::kDataLoss) continue;
+    if (verified.code() != Code::kDataLoss) {
+      passing = true;
+      continue;
+    }
     REPRISE_CO_RETURN_IF_ERROR(co_await core_.log.Append({format::MarkEntry{
         job, row.commit.key, format::Mark::kDamaged, verified.message().substr(0, 1024)}}));
   }
-  co_return OkStatus();
+  // "None" is for jobs that never committed: anything else must not start from scratch unasked.
+  if (candidates.empty()) co_return OkStatus();
+  co_return FailStatus(passing ? Code::kUnavailable : Code::kDataLoss,
+                       "the job has {} checkpoints and none can be restored now; the newest: {}",
+                       candidates.size(), resume.skipped.front().reason);
 }
 
 }  // namespace reprise::lifecycle

@@ -156,6 +156,14 @@ Task<Status> StoreImpl::VerifyCheckpoint(CheckpointRow row) {
       co_await coordinator_.reads().ReadManifest(row.commit);
   if (!manifest.has_value()) {
     if (row.mark == format::Mark::kDamaged) co_return OkStatus();
+    // Only damage is recorded as damage; what this start could not read, the next may.
+    if (manifest.error().code() == Code::kUnimplemented) co_return manifest.error();
+    if (manifest.error().code() != Code::kDataLoss || row.mark != format::Mark::kIntact) {
+      parts_->report.repairs.push_back(fmt::format("{} could not be checked: {}",
+                                                   NameOf(row.commit.key),
+                                                   manifest.error().ToString()));
+      co_return OkStatus();
+    }
     parts_->report.repairs.push_back(
         fmt::format("{} marked damaged: {}", NameOf(row.commit.key), manifest.error().ToString()));
     co_return co_await coordinator_.committer().SetMark(

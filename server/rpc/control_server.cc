@@ -147,6 +147,10 @@ class Service final : public v1::Control::CallbackService {
     return Run(context, [this, in]() -> Task<Status> {
       const v1::CheckpointQuery& query = in->checkpoint();
       REPRISE_CO_ASSIGN_STATUS(CheckpointKey key, KeyOf(query));
+      if (in->mark() > static_cast<uint32_t>(format::Mark::kRecovered)) {
+        co_return FailStatus(Code::kInvalidArgument, "mark {} is unknown to this version",
+                             in->mark());
+      }
       co_return co_await coordinator_.SetMark(query.tenant(), query.job(), key,
                                               static_cast<format::Mark>(in->mark()), in->reason());
     });

@@ -305,3 +305,66 @@ def test_shards_of_three_ranks_are_restored_by_two_and_by_one(directory):
     listed = subprocess.run([str(BIN / "reprise"), "--dir", str(directory), "-o", "json", "ls",
                              "local/job"], capture_output=True, text=True, timeout=60, check=True)
     assert json.loads(listed.stdout)["checkpoints"][0]["world"] == 3
+
+
+class Scaled(nn.Module):
+    """Keeps a tensor that only get_extra_state() shows."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+        self.amax = 0.0
+
+    def get_extra_state(self):
+        return torch.tensor([self.amax])
+
+    def set_extra_state(self, state):
+        self.amax = state.item()
+
+
+def test_extra_state_made_of_fresh_tensors_is_saved_as_it_is_now(directory):
+    model = Scaled()
+    checkpointer = open_job(directory)
+    checkpointer.restore({"model": model})
+    for step_number in (1, 2):
+        model.amax = float(step_number)
+        checkpointer.save(step_number, {"model": model}).wait(timeout=30)
+    fresh = Scaled()
+    assert reprise.load(f"file://{directory}", {"model": fresh}, strict=True) == 2
+    assert fresh.amax == 2.0
+    checkpointer.close()
+
+
+def test_one_optimizer_over_two_modules_of_the_same_kind(directory):
+    def make():
+        encoder, decoder = nn.Linear(2, 2), nn.Linear(2, 2)
+        optimizer = torch.optim.AdamW([{"params": encoder.parameters(), "lr": 1e-2},
+                                       {"params": decoder.parameters(), "lr": 1e-3}])
+        return {"enc": encoder, "dec": decoder, "optim": optimizer}
+
+    state = make()
+    for module in (state["enc"], state["dec"]):
+        for parameter in module.parameters():
+            parameter.grad = torch.randn_like(parameter)
+    state["optim"].step()
+    checkpointer = open_job(directory)
+    checkpointer.restore(state)
+    checkpointer.save(1, state).wait(timeout=30)
+    fresh = make()
+    for group in fresh["optim"].param_groups:
+        group["lr"] = 7.0
+    reprise.load(f"file://{directory}", fresh, strict=True)
+    assert [g["lr"] for g in fresh["optim"].param_groups] == [1e-2, 1e-3]
+    for mine, theirs in zip(fresh["dec"].parameters(), state["dec"].parameters()):
+        assert torch.equal(fresh["optim"].state[mine]["exp_avg"],
+                           state["optim"].state[theirs]["exp_avg"])
+    checkpointer.close()
+
+
+def test_saving_the_last_step_twice_is_one_save(directory):
+    state = {"x": {"t": torch.ones(4)}}
+    checkpointer = open_job(directory)
+    checkpointer.restore(state)
+    first = checkpointer.save(5, state)
+    assert checkpointer.save(5, state, force=True) is first
+    checkpointer.close()

@@ -67,10 +67,18 @@ def _read_groups(reader, walk, saved, rename, rank, same_world, timeout, strict)
                 raise Refused(f"the checkpoint has no state of optimizer {key!r} "
                               "(strict=False leaves it as it is)")
             continue
-        wanted.append((key, item, found, _source_of(item, found, rank, same_world)))
+        # After a change of world any rank may own any parameter: what all of them know is needed.
+        ranks = [rank] if same_world and rank in found["ranks"] else found["ranks"]
+        wanted += [(key, item, found, source) for source in ranks]
     values = _read_aux(reader, [(item, (found, source)) for _, item, found, source in wanted],
                        timeout)
-    return {key: value for (key, *_), value in zip(wanted, values)}
+    groups = {}
+    for (key, *_), value in zip(wanted, values):
+        merged = groups.setdefault(key, {"groups": [], "values": {}, "devices": {}})
+        merged["groups"] += value["groups"]
+        merged["values"].update(value["values"])
+        merged["devices"].update(value["devices"])
+    return groups
 
 
 def _materialise(walk, key, optimizer, value, saved, rename):
@@ -104,6 +112,7 @@ def _match(walk, saved, rename, rank, same_world, strict):
             missing.append(item.name)
             continue
         used.add(found["name"])
+        found = _own_part(found, rank)
         if tuple(found["shape"]) != tuple(item.global_shape):
             mismatched.append(f"{item.name}: saved {tuple(found['shape'])}, "
                               f"state has {tuple(item.global_shape)}")
@@ -113,7 +122,7 @@ def _match(walk, saved, rename, rank, same_world, strict):
             tensors.append((item, found))
     for item in walk.aux:
         found = saved.get(rename(item.name))
-        if found is None:
+        if found is None or not found["aux"]:
             missing.append(item.name)
             continue
         used.add(found["name"])
@@ -134,6 +143,14 @@ def _match(walk, saved, rename, rank, same_world, strict):
         raise Refused("the state does not fit the checkpoint (nothing was read)\n  "
                       + "\n  ".join(lines))
     return tensors, aux
+
+
+def _own_part(found, rank):
+    """Rank-scoped items may differ in shape and type from rank to rank."""
+    if "shapes" not in found or rank not in found["ranks"]:
+        return found
+    index = found["ranks"].index(rank)
+    return {**found, "shape": found["shapes"][index], "dtype": found["dtypes"][index]}
 
 
 def _some(names):

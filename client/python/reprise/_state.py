@@ -52,7 +52,6 @@ class TensorItem:
     owner: Any = None          # the optimizer or module it belongs to
     lazy: bool = False         # may be copied behind the call: an observed optimizer guards it
     policy: int = POLICY_SAME_WORLD
-    version_of: Any = None     # the tensor whose _version tells of changes
     source: Any = None         # the tensor as the model or optimizer holds it
     copied_from: Any = None    # the original when `local` is a contiguous copy of it
     address: int = 0           # of the source's bytes when it was walked
@@ -144,7 +143,7 @@ def tensor_item(name, tensor, owner, scope=None):
     if is_dtensor(local):
         raise InvalidArgument(f"{name} is a DTensor inside a DTensor, which is not supported")
     return TensorItem(name, local.detach(), dtype, shape, boxes, scope or found, owner,
-                      version_of=local, source=tensor, address=_address_of(tensor))
+                      source=tensor, address=_address_of(tensor))
 
 
 def _numpy_item(name, array, owner):
@@ -180,6 +179,7 @@ def _sign(value, ids):
             ids.extend(map(id, module._buffers.values()))
     elif is_optimizer(value):
         for group in value.param_groups:
+            ids.append(len(group["params"]))
             for parameter in group["params"]:
                 ids.append(id(parameter))
                 for name, part in value.state.get(parameter, {}).items():
@@ -209,12 +209,17 @@ class Walk:
         self.aux = []
         self.optimizers = []       # (key, optimizer)
         self._rank_scope = rank_scope
-        self._param_names = {}     # id(parameter) -> fully qualified name without the module's key
+        self._param_names = {}     # id(parameter) -> fully qualified name, unique in the state
+        self._shared = []          # keeps tensors alive whose identity signature_of relies on
         self._seen = {}            # (storage address, offset, shape) -> name: shared tensors
-        for key, value in state.items():
-            if is_module(value):
-                for name, parameter in value.named_parameters():
-                    self._param_names.setdefault(id(parameter), name)
+        named = [(key, name, parameter) for key, value in state.items() if is_module(value)
+                 for name, parameter in value.named_parameters()]
+        owners = {}
+        for _, name, parameter in named:
+            owners.setdefault(name, set()).add(id(parameter))
+        for key, name, parameter in named:  # two modules may use one name: then both are qualified
+            unique = name if len(owners[name]) == 1 else f"{key}.{name}"
+            self._param_names.setdefault(id(parameter), unique)
         for key, value in state.items():
             self._visit(key, value)
         names = [item.name for item in (*self.tensors, *self.aux)]
@@ -262,14 +267,18 @@ class Walk:
         if item.local.numel():
             place = (item.local.data_ptr(), tuple(item.local.shape), item.local.stride())
             if place in self._seen:
+                self._shared.append(tensor)
                 return  # shared storage: stored once, under its first name
             self._seen[place] = name
         self.tensors.append(item)
 
     def _module(self, key, module):
+        # What hooks and get_extra_state() make up is a value, not a tensor to be filled in place.
+        held = {id(tensor) for part in module.modules()
+                for tensor in (*part._parameters.values(), *part._buffers.values())}
         extra = {}
         for name, value in module.state_dict(keep_vars=True).items():
-            if is_tensor(value):
+            if is_tensor(value) and id(value) in held:
                 self._tensor(f"{key}.{name}", value, module)
             else:
                 extra[name] = value
@@ -340,12 +349,13 @@ class Walk:
 
 def _options_of(optimizer):
     """The groups' options, when comparing them can tell that nothing has changed; else None."""
-    plain = (bool, int, float, str, tuple, type(None))
+    plain = (bool, int, float, str, type(None))
     options = []
     for group in optimizer.param_groups:
         for name, value in group.items():
             if name != "params":
-                if not isinstance(value, plain):
+                parts = value if isinstance(value, tuple) else (value,)
+                if not all(isinstance(part, plain) for part in parts):
                     return None
                 options.append((name, value))
     for state in optimizer.state.values():

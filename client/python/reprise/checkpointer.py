@@ -12,7 +12,7 @@ import weakref
 
 from . import _aux, _fence, _native, _restore
 from ._errors import (DeadlineExceeded, Fenced, InvalidArgument, RepriseError, SaveAborted)
-from ._state import SCOPE_RANK, Walk, address_and_bytes, is_optimizer, signature_of
+from ._state import SCOPE_RANK, Walk, address_and_bytes, is_dtensor, is_optimizer, signature_of
 
 logger = logging.getLogger("reprise")
 
@@ -46,7 +46,7 @@ class Save:
         self.blocked_ms = blocked_ms  # time inside save(); the fence adds to it
         self._handle = handle
         self._items = items           # keeps every storage alive until it is copied
-        self._versions = [(item, item.version_of._version) for item in items if item.lazy]
+        self._versions = [(item, _version_of(item)) for item in items if item.lazy]
         self._fenced = not self._versions
         self._reported = False
 
@@ -85,6 +85,11 @@ class Save:
                 self._handle.abort(f"{changed} changed while its snapshot was being copied: call "
                                    "wait_copied() before changing it")
             self._fenced = True
+            if changed and self.committed:
+                raise RepriseError(
+                    f"step {self.step} was committed before it was seen that {changed} had changed "
+                    "while it may have been copied: delete this checkpoint, and call wait_copied() "
+                    "before changing state other than by an optimizer")
         try:
             self._handle.wait_copied(-1 if timeout is None else timeout)
         finally:
@@ -94,9 +99,15 @@ class Save:
 
     def _changed(self):
         for item, version in self._versions:
-            if item.version_of._version != version:
+            if _version_of(item) != version:
                 return item.name
         return None
+
+
+def _version_of(item):
+    """Rises with every change in place. Changes of a DTensor show on itself, not on its local part."""
+    local = item.source._local_tensor if is_dtensor(item.source) else item.source
+    return item.source._version, local._version
 
 
 class Checkpointer:
@@ -137,6 +148,7 @@ class Checkpointer:
         self._resume = None
         self._undefined = ""
         self._pending = []         # saves not yet finished
+        self._last = None          # the newest save that was started
         self._walk = None          # (signature, Walk) of the last save
         self._encodings = {}       # auxiliary name -> (fingerprint, bytes)
         self._cache = None         # (signature, PieceArray) of the last save
@@ -194,6 +206,9 @@ class Checkpointer:
         """
         if every is not None and not force and step % every != 0:
             return None
+        last = self._last
+        if last is not None and last.step == step and not last.failed:
+            return last  # the loop's last save and the one after the loop are the same
         started = time.perf_counter()
         self._collect()
         if self._undefined:
@@ -210,6 +225,7 @@ class Checkpointer:
             return None
         save = Save(handle, step, items, (time.perf_counter() - started) * 1e3)
         self._pending.append(save)
+        self._last = save
         return save
 
     def _describe(self, state):
@@ -253,11 +269,12 @@ class Checkpointer:
         return raw
 
     def wait_before_mutation(self):
-        """The fence: returns when no snapshot reads the state any more (at most stall_budget)."""
+        """The fence: returns when no snapshot reads the state any more; a copy that makes no
+        progress for stall_budget is given up."""
         for save in self._pending:
             try:
                 if save._items is not None:
-                    save.wait_copied(self._stall_budget)
+                    save.wait_copied()  # ends after stall_budget without progress
             except RepriseError as error:
                 self._report(f"step {save.step}: {error}", error, raising=False)
 
