@@ -366,6 +366,10 @@ void FakeDaemon::HandleBegin(Peer& peer, const wire::Session::Incoming& message)
 
 void FakeDaemon::HandleSeal(Peer& peer, const wire::Session::Incoming& message) {
   auto seal = *wire::Decode<wire::SaveSeal>(message.body);
+  if (behaviour_.ignore_seals) {
+    ++seals_;
+    return;
+  }
   auto& [slot, begin] = peer.saves.at(seal.save);
   format::Layout layout = *format::DecodeLayout(peer.layouts.at(begin.layout));
   REPRISE_CHECK(peer.chunks_ready[seal.save] ==

@@ -46,6 +46,7 @@ class FakeDaemon {
     std::optional<Status> refuse_begin;
     bool silent_begin = false;    // SAVE_BEGIN is never answered
     bool forget_layouts = false;  // SAVE_BEGIN without layout bytes: NOT_FOUND
+    bool ignore_seals = false;    // SAVE_SEAL has no effect
     bool hold_commit = false;     // no kCommitted until Commit()
     bool offer_slots = false;     // SlotOf succeeds
     bool attach_once = false;     // a second ATTACH on a connection is refused

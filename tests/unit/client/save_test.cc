@@ -1,6 +1,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <thread>
 
@@ -213,6 +214,21 @@ TEST_F(SaveTest, ASealedSaveIsFollowedThroughADaemonsDeath) {
   daemon_.Start();
   // The new daemon finishes it (the fake has it as a checkpoint) but does not know whom to tell.
   EXPECT_TRUE(ticket->Wait(Durability::kServer, 10).ok()) << ticket->progress().status;
+}
+
+TEST_F(SaveTest, ASaveThatADyingDaemonDidNotSealIsGivenUpForAllRanks) {
+  stall_budget_s_ = 0.5;
+  OpenAndRegister();
+  daemon_.Set([](auto& b) { b.ignore_seals = true; });
+  State state(1, {9000});
+  auto ticket = client_->Snapshot(1, state.Pieces());
+  ASSERT_TRUE(daemon_.AwaitSeals(1));
+  ASSERT_TRUE(ticket->WaitCopied(10).ok());
+  daemon_.Stop();
+  daemon_.Start();
+  EXPECT_EQ(ticket->Wait(Durability::kServer, 10).code(), Code::kOutcomeUnknown);
+  ASSERT_TRUE(daemon_.AwaitSkips(1));
+  EXPECT_EQ(daemon_.skips()[0].step, 1u);
 }
 
 TEST_F(SaveTest, ADaemonThatStaysAwayIsAnErrorAtOnceAfterTheBudget) {
