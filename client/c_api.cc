@@ -117,7 +117,8 @@ Status CheckPiece(const reprise_piece& piece, size_t index) {
   if (piece.ndim > reprise::limits::kTensorRankMax) return bad("too many axes");
   if (piece.box_count > reprise::limits::kBoxesPerPieceMax) return bad("too many boxes");
   if (piece.ndim != 0 && piece.global_shape == nullptr) return bad("global_shape is NULL");
-  if (piece.ndim != 0 && piece.box_count != 0 && piece.boxes == nullptr) return bad("boxes is NULL");
+  if (piece.ndim != 0 && piece.box_count != 0 && piece.boxes == nullptr)
+    return bad("boxes is NULL");
   return reprise::OkStatus();
 }
 
@@ -152,16 +153,20 @@ Result<std::vector<reprise::PieceView>> ViewsOf(const reprise_piece* pieces, siz
   }
   const size_t stride = pieces->struct_size;
   if (stride % alignof(reprise_piece) != 0) {
-    return reprise::Fail(Code::kInvalidArgument, "pieces[0].struct_size is {}, which is no size of a "
-                         "struct", stride);
+    return reprise::Fail(Code::kInvalidArgument,
+                         "pieces[0].struct_size is {}, which is no size of a "
+                         "struct",
+                         stride);
   }
   views.reserve(count);
   for (size_t i = 0; i < count; ++i) {
     const auto& piece = *reinterpret_cast<const reprise_piece*>(
         reinterpret_cast<const uint8_t*>(pieces) + i * stride);
     if (piece.struct_size != stride) {
-      return reprise::Fail(Code::kInvalidArgument, "pieces[{}].struct_size is {}, that of the first "
-                           "is {}", i, piece.struct_size, stride);
+      return reprise::Fail(Code::kInvalidArgument,
+                           "pieces[{}].struct_size is {}, that of the first "
+                           "is {}",
+                           i, piece.struct_size, stride);
     }
     REPRISE_TRY(CheckPiece(piece, i));
     views.push_back(ViewOf(piece));
@@ -185,17 +190,17 @@ Result<reprise::Client*> ClientOf(const reprise_client& handle) {
 Status Open(const reprise_options* options, reprise_client& handle) {
   REPRISE_RETURN_IF_ERROR(CheckStruct(options, "options"));
   if (options->uri == nullptr) return Status(Code::kInvalidArgument, "options.uri is NULL");
-  REPRISE_ASSIGN_STATUS(
-      auto client, reprise::Client::Open({.uri = options->uri,
-                                          .rank = options->rank,
-                                          .world = options->world,
-                                          .launcher = TextOf(options->launcher),
-                                          .socket = TextOf(options->socket),
-                                          .daemon = TextOf(options->daemon),
-                                          .takeover = options->takeover != 0,
-                                          .copy_threads = options->copy_threads,
-                                          .connect_timeout_s = options->connect_timeout_s,
-                                          .stall_budget_s = options->stall_budget_s}));
+  REPRISE_ASSIGN_STATUS(auto client,
+                        reprise::Client::Open({.uri = options->uri,
+                                               .rank = options->rank,
+                                               .world = options->world,
+                                               .launcher = TextOf(options->launcher),
+                                               .socket = TextOf(options->socket),
+                                               .daemon = TextOf(options->daemon),
+                                               .takeover = options->takeover != 0,
+                                               .copy_threads = options->copy_threads,
+                                               .connect_timeout_s = options->connect_timeout_s,
+                                               .stall_budget_s = options->stall_budget_s}));
   handle.client = std::move(client);
   return reprise::OkStatus();
 }

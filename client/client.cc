@@ -28,8 +28,10 @@ Nanos NanosOf(double seconds, double fallback) {
 
 Status CheckOptions(const ClientOptions& options) {
   if (options.world == 0 || options.world > limits::kWorldMax || options.rank >= options.world) {
-    return FailStatus(Code::kInvalidArgument, "rank {} of a world of {}: ranks are 0..world-1, at "
-                      "most {}", options.rank, options.world, limits::kWorldMax);
+    return FailStatus(Code::kInvalidArgument,
+                      "rank {} of a world of {}: ranks are 0..world-1, at "
+                      "most {}",
+                      options.rank, options.world, limits::kWorldMax);
   }
   return OkStatus();
 }
@@ -177,8 +179,10 @@ Result<std::unique_ptr<Checkpoint>> Client::OpenCheckpoint(std::optional<uint64_
     std::lock_guard lock(impl_->mutex);
     if (impl_->run.has_value()) {
       if (!impl_->run->resume.has_value()) {
-        return Fail(Code::kNotFound, "job {}/{} has no checkpoint to resume from: this is its first "
-                    "run", options.tenant, options.job);
+        return Fail(Code::kNotFound,
+                    "job {}/{} has no checkpoint to resume from: this is its first "
+                    "run",
+                    options.tenant, options.job);
       }
       options.step = impl_->run->resume->step;
       options.epoch = impl_->run->resume->epoch;

@@ -42,14 +42,10 @@ Json JsonOf(const Item& item) {
   const format::Piece& piece = *item.piece;
   bool own = piece.scope == Scope::kRank || piece.auxiliary;
   uint64_t whole = format::ElementsOf(piece.global_shape) * DtypeBytes(piece.dtype);
-  Json json = {{"name", piece.name},
-               {"dtype", DtypeName(piece.dtype)},
-               {"shape", piece.global_shape},
-               {"scope", NameOf(piece.scope)},
-               {"aux", piece.auxiliary},
-               {"policy", NameOf(piece.world_policy)},
-               {"ranks", item.ranks},
-               {"bytes", own ? item.sizes[0] : whole}};
+  Json json = {{"name", piece.name},          {"dtype", DtypeName(piece.dtype)},
+               {"shape", piece.global_shape}, {"scope", NameOf(piece.scope)},
+               {"aux", piece.auxiliary},      {"policy", NameOf(piece.world_policy)},
+               {"ranks", item.ranks},         {"bytes", own ? item.sizes[0] : whole}};
   if (own) {
     json["sizes"] = item.sizes;
     json["shapes"] = item.shapes;

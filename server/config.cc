@@ -76,14 +76,13 @@ Key Size(std::string_view path, std::function<uint64_t&(Config&)> field, std::st
 }
 
 Key Duration(std::string_view path, std::function<Nanos&(Config&)> field, std::string_view doc) {
-  return {path, doc,
-          [field](Config& config, const std::string& text) -> Status {
-            REPRISE_ASSIGN_STATUS(field(config), ParseDuration(text));
-            return OkStatus();
-          },
-          [field](const Config& config) {
-            return PrintDuration(field(const_cast<Config&>(config)));
-          }};
+  return {
+      path, doc,
+      [field](Config& config, const std::string& text) -> Status {
+        REPRISE_ASSIGN_STATUS(field(config), ParseDuration(text));
+        return OkStatus();
+      },
+      [field](const Config& config) { return PrintDuration(field(const_cast<Config&>(config))); }};
 }
 
 Key Number(std::string_view path, std::function<uint32_t&(Config&)> field, uint32_t min,
@@ -138,85 +137,115 @@ Key ChunkSize() {
 
 std::vector<Key> ProcessKeys() {
   return {
-      Choice("role", [](Config& c) -> std::string& { return c.role; }, {"node", "store", "both"},
-             "What this daemon is: node (RAM slab and training processes of this host), store "
-             "(disk, catalog, coordinator), or both."),
-      Choice("log", [](Config& c) -> std::string& { return c.log; },
-             {"debug", "info", "warn", "error"}, "Least important log lines to print."),
-      Duration("shutdown_timeout", [](Config& c) -> Nanos& { return c.shutdown_timeout; },
-               "How long SIGTERM waits for sealed snapshots to reach the store."),
-      Choice("io.engine", [](Config& c) -> std::string& { return c.io.engine; },
-             {"auto", "uring", "threads"},
-             "auto probes for io_uring and falls back to threads; the log says which and why."),
-      Number("io.queue_depth", [](Config& c) -> uint32_t& { return c.io.queue_depth; }, 8, 4096,
-             "Requests in flight per loop."),
-      Number("io.threads", [](Config& c) -> uint32_t& { return c.io.threads; }, 1, 64,
-             "Threads for blocking file calls."),
-      Text("web.listen", [](Config& c) -> std::string& { return c.web.listen; },
-           "host:port for /healthz, /readyz and /metrics. Empty: off."),
+      Choice(
+          "role", [](Config& c) -> std::string& { return c.role; }, {"node", "store", "both"},
+          "What this daemon is: node (RAM slab and training processes of this host), store "
+          "(disk, catalog, coordinator), or both."),
+      Choice(
+          "log", [](Config& c) -> std::string& { return c.log; },
+          {"debug", "info", "warn", "error"}, "Least important log lines to print."),
+      Duration(
+          "shutdown_timeout", [](Config& c) -> Nanos& { return c.shutdown_timeout; },
+          "How long SIGTERM waits for sealed snapshots to reach the store."),
+      Choice(
+          "io.engine", [](Config& c) -> std::string& { return c.io.engine; },
+          {"auto", "uring", "threads"},
+          "auto probes for io_uring and falls back to threads; the log says which and why."),
+      Number(
+          "io.queue_depth", [](Config& c) -> uint32_t& { return c.io.queue_depth; }, 8, 4096,
+          "Requests in flight per loop."),
+      Number(
+          "io.threads", [](Config& c) -> uint32_t& { return c.io.threads; }, 1, 64,
+          "Threads for blocking file calls."),
+      Text(
+          "web.listen", [](Config& c) -> std::string& { return c.web.listen; },
+          "host:port for /healthz, /readyz and /metrics. Empty: off."),
   };
 }
 
 std::vector<Key> StoreKeys() {
   return {
-      Text("store.directory", [](Config& c) -> std::string& { return c.store.directory; },
-           "Where the store lives; on the NVMe file system (XFS or ext4)."),
-      Text("store.journal_mirror_directory",
-           [](Config& c) -> std::string& { return c.store.journal_mirror_directory; },
-           "Directory on a second device for the journal's second copy. Empty: same directory."),
-      Text("store.control_listen", [](Config& c) -> std::string& { return c.store.control_listen; },
-           "Where the control API listens: host:port or unix:/path."),
-      Text("store.data_listen", [](Config& c) -> std::string& { return c.store.data_listen; },
-           "Where the data plane listens: host:port or unix:/path."),
-      Text("store.data_advertise", [](Config& c) -> std::string& { return c.store.data_advertise; },
-           "Data plane address that nodes are told. Empty: where it listens."),
-      Size("store.capacity", [](Config& c) -> uint64_t& { return c.store.capacity_bytes; },
-           "Bytes for checkpoints. 0: 80 % of the free space when the directory is made."),
-      Size("store.segment_size", [](Config& c) -> uint64_t& { return c.store.segment_bytes; },
-           "Size of one segment file. Fixed when the store directory is made."),
+      Text(
+          "store.directory", [](Config& c) -> std::string& { return c.store.directory; },
+          "Where the store lives; on the NVMe file system (XFS or ext4)."),
+      Text(
+          "store.journal_mirror_directory",
+          [](Config& c) -> std::string& { return c.store.journal_mirror_directory; },
+          "Directory on a second device for the journal's second copy. Empty: same directory."),
+      Text(
+          "store.control_listen", [](Config& c) -> std::string& { return c.store.control_listen; },
+          "Where the control API listens: host:port or unix:/path."),
+      Text(
+          "store.data_listen", [](Config& c) -> std::string& { return c.store.data_listen; },
+          "Where the data plane listens: host:port or unix:/path."),
+      Text(
+          "store.data_advertise", [](Config& c) -> std::string& { return c.store.data_advertise; },
+          "Data plane address that nodes are told. Empty: where it listens."),
+      Size(
+          "store.capacity", [](Config& c) -> uint64_t& { return c.store.capacity_bytes; },
+          "Bytes for checkpoints. 0: 80 % of the free space when the directory is made."),
+      Size(
+          "store.segment_size", [](Config& c) -> uint64_t& { return c.store.segment_bytes; },
+          "Size of one segment file. Fixed when the store directory is made."),
       ChunkSize(),
-      Number("store.journal_slots", [](Config& c) -> uint32_t& { return c.store.journal_slots; }, 16,
-             1 << 20, "Slots of 4 KiB in the journal ring. Fixed when the directory is made."),
-      Flag("store.prewrite", [](Config& c) -> bool& { return c.store.prewrite; },
-           "Write new segments with zeros while idle: overwriting is twice as fast."),
-      Number("store.receive_buffers",
-             [](Config& c) -> uint32_t& { return c.store.receive_buffers; }, 8, 4096,
-             "Chunk buffers for receiving and reading; bounds the data plane's memory."),
-      Duration("store.begin_window", [](Config& c) -> Nanos& { return c.store.begin_window; },
-               "All ranks must have begun a step within this time of the first one."),
-      Duration("store.attempt_timeout", [](Config& c) -> Nanos& { return c.store.attempt_timeout; },
-               "A save without progress for this long is aborted."),
-      Duration("store.settle_timeout", [](Config& c) -> Nanos& { return c.store.settle_timeout; },
-               "At the start of a run: how long snapshots that all ranks had sealed may take to "
-               "commit."),
-      Duration("store.node_timeout", [](Config& c) -> Nanos& { return c.store.node_timeout; },
-               "A node daemon that is silent for this long counts as gone."),
-      Duration("store.inventory_grace", [](Config& c) -> Nanos& { return c.store.inventory_grace; },
-               "After a restart: how long to collect inventories before the first resume."),
+      Number(
+          "store.journal_slots", [](Config& c) -> uint32_t& { return c.store.journal_slots; }, 16,
+          1 << 20, "Slots of 4 KiB in the journal ring. Fixed when the directory is made."),
+      Flag(
+          "store.prewrite", [](Config& c) -> bool& { return c.store.prewrite; },
+          "Write new segments with zeros while idle: overwriting is twice as fast."),
+      Number(
+          "store.receive_buffers", [](Config& c) -> uint32_t& { return c.store.receive_buffers; },
+          8, 4096, "Chunk buffers for receiving and reading; bounds the data plane's memory."),
+      Duration(
+          "store.begin_window", [](Config& c) -> Nanos& { return c.store.begin_window; },
+          "All ranks must have begun a step within this time of the first one."),
+      Duration(
+          "store.attempt_timeout", [](Config& c) -> Nanos& { return c.store.attempt_timeout; },
+          "A save without progress for this long is aborted."),
+      Duration(
+          "store.settle_timeout", [](Config& c) -> Nanos& { return c.store.settle_timeout; },
+          "At the start of a run: how long snapshots that all ranks had sealed may take to "
+          "commit."),
+      Duration(
+          "store.node_timeout", [](Config& c) -> Nanos& { return c.store.node_timeout; },
+          "A node daemon that is silent for this long counts as gone."),
+      Duration(
+          "store.inventory_grace", [](Config& c) -> Nanos& { return c.store.inventory_grace; },
+          "After a restart: how long to collect inventories before the first resume."),
   };
 }
 
 std::vector<Key> NodeKeys() {
   return {
-      Text("node.store", [](Config& c) -> std::string& { return c.node.store; },
-           "Control address of the store (role node only)."),
-      Text("node.socket", [](Config& c) -> std::string& { return c.node.socket; },
-           "Unix socket of training processes on this host."),
-      Text("node.slab_directory", [](Config& c) -> std::string& { return c.node.slab_directory; },
-           "Directory in a tmpfs for snapshots in RAM; they outlive trainer and daemon."),
-      Size("node.slab_bytes", [](Config& c) -> uint64_t& { return c.node.slab_bytes; },
-           "Hard budget for snapshots in RAM; two slots per rank. 0: half of the free tmpfs."),
-      Number("node.restore_ring_chunks",
-             [](Config& c) -> uint32_t& { return c.node.restore_ring_chunks; }, 4, 4096,
-             "Chunks in the ring through which a process restores."),
-      Number("node.upload_streams", [](Config& c) -> uint32_t& { return c.node.upload_streams; }, 1,
-             64, "Shards uploaded at the same time."),
-      Duration("node.store_timeout", [](Config& c) -> Nanos& { return c.node.store_timeout; },
-               "No progress towards the store for this long: drop the connection and retry."),
-      Duration("node.upload_retry", [](Config& c) -> Nanos& { return c.node.upload_retry; },
-               "How long a sealed snapshot is retried before the save is reported as failed."),
-      Duration("node.idle_exit", [](Config& c) -> Nanos& { return c.node.idle_exit; },
-               "Exit this long after the last training process left. 0s: never."),
+      Text(
+          "node.store", [](Config& c) -> std::string& { return c.node.store; },
+          "Control address of the store (role node only)."),
+      Text(
+          "node.socket", [](Config& c) -> std::string& { return c.node.socket; },
+          "Unix socket of training processes on this host."),
+      Text(
+          "node.slab_directory", [](Config& c) -> std::string& { return c.node.slab_directory; },
+          "Directory in a tmpfs for snapshots in RAM; they outlive trainer and daemon."),
+      Size(
+          "node.slab_bytes", [](Config& c) -> uint64_t& { return c.node.slab_bytes; },
+          "Hard budget for snapshots in RAM; two slots per rank. 0: half of the free tmpfs."),
+      Number(
+          "node.restore_ring_chunks",
+          [](Config& c) -> uint32_t& { return c.node.restore_ring_chunks; }, 4, 4096,
+          "Chunks in the ring through which a process restores."),
+      Number(
+          "node.upload_streams", [](Config& c) -> uint32_t& { return c.node.upload_streams; }, 1,
+          64, "Shards uploaded at the same time."),
+      Duration(
+          "node.store_timeout", [](Config& c) -> Nanos& { return c.node.store_timeout; },
+          "No progress towards the store for this long: drop the connection and retry."),
+      Duration(
+          "node.upload_retry", [](Config& c) -> Nanos& { return c.node.upload_retry; },
+          "How long a sealed snapshot is retried before the save is reported as failed."),
+      Duration(
+          "node.idle_exit", [](Config& c) -> Nanos& { return c.node.idle_exit; },
+          "Exit this long after the last training process left. 0s: never."),
   };
 }
 
@@ -266,8 +295,7 @@ Status ReadNode(Config& config, const std::string& prefix, const YAML::Node& nod
     if (item.second.IsMap()) {
       REPRISE_RETURN_IF_ERROR(ReadNode(config, path + ".", item.second));
     } else if (item.second.IsScalar()) {
-      REPRISE_RETURN_IF_ERROR(
-          SetKey(config, path, item.second.as<std::string>()).Annotate(place));
+      REPRISE_RETURN_IF_ERROR(SetKey(config, path, item.second.as<std::string>()).Annotate(place));
     } else {
       return FailStatus(Code::kInvalidArgument, "{}: {} must be one value", place, path);
     }
@@ -316,9 +344,11 @@ Status CheckWhole(const Config& config) {
 }  // namespace
 
 Result<uint64_t> ParseSize(std::string_view text) {
-  static constexpr std::pair<std::string_view, uint64_t> kUnits[] = {
-      {"KiB", limits::kKiB}, {"MiB", limits::kMiB}, {"GiB", limits::kGiB},
-      {"TiB", 1024 * limits::kGiB}, {"", 1}};
+  static constexpr std::pair<std::string_view, uint64_t> kUnits[] = {{"KiB", limits::kKiB},
+                                                                     {"MiB", limits::kMiB},
+                                                                     {"GiB", limits::kGiB},
+                                                                     {"TiB", 1024 * limits::kGiB},
+                                                                     {"", 1}};
   uint64_t value = 0;
   auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   std::string_view unit(end, text.data() + text.size() - end);

@@ -81,10 +81,9 @@ class StoreRole {
             store_->recovery().checkpoints, store_->recovery().replayed_groups);
     REPRISE_RETURN_IF_ERROR(
         thread_.Call<Status>([&] { return OpenDataPlane(config); }).Annotate("data plane"));
-    REPRISE_ASSIGN_STATUS(control_,
-                          rpc::ControlServer::Start(thread_.loop(), *store_,
-                                                    config.store.control_listen,
-                                                    [this] { return Describe(); }));
+    REPRISE_ASSIGN_STATUS(
+        control_, rpc::ControlServer::Start(thread_.loop(), *store_, config.store.control_listen,
+                                            [this] { return Describe(); }));
     LogInfo("control API at {}, data plane at {}", control_->address(), data_address_);
     return OkStatus();
   }
@@ -132,8 +131,8 @@ class StoreRole {
       snapshot.connections = metrics.connections;
       snapshot.io_engine = thread_.io().Name();
     });
-    auto jobs = thread_.Call<Result<std::vector<lifecycle::JobInfo>>>(
-        [&] { return store_->ListJobs(""); });
+    auto jobs =
+        thread_.Call<Result<std::vector<lifecycle::JobInfo>>>([&] { return store_->ListJobs(""); });
     if (!jobs.has_value()) return;
     for (const lifecycle::JobInfo& job : *jobs) {
       snapshot.jobs.push_back(thread_.Call<web::JobMetrics>([&] { return MetricsOf(job); }));
@@ -179,12 +178,12 @@ class StoreRole {
     options.send_buffers = config.store.receive_buffers / 2;
     data_plane_ = std::make_unique<dataplane::StoreServer>(thread_.io(), *store_, options);
     REPRISE_CO_RETURN_IF_ERROR(co_await data_plane_->Start());
-    data_address_ = config.store.data_advertise.empty() ? data_plane_->address()
-                                                        : config.store.data_advertise;
+    data_address_ =
+        config.store.data_advertise.empty() ? data_plane_->address() : config.store.data_advertise;
     if (config.HasNode()) {
-      REPRISE_CO_ASSIGN_STATUS(
-          local_buffers_, BufferPool::Create(thread_.io(), {store_->geometry().chunk_bytes,
-                                                            config.store.receive_buffers}));
+      REPRISE_CO_ASSIGN_STATUS(local_buffers_,
+                               BufferPool::Create(thread_.io(), {store_->geometry().chunk_bytes,
+                                                                 config.store.receive_buffers}));
     }
     co_return OkStatus();
   }
@@ -208,8 +207,8 @@ class StoreRole {
                             .epoch = job.epoch};
     if (job.latest.has_value()) {
       metrics.last_committed_step = job.latest->step;
-      auto info = co_await store_->Resolve(job.tenant, job.name,
-                                           {job.latest->step, job.latest->epoch});
+      auto info =
+          co_await store_->Resolve(job.tenant, job.name, {job.latest->step, job.latest->epoch});
       if (info.has_value()) {
         metrics.last_commit_timestamp_seconds = static_cast<double>(info->wall_micros) / 1e6;
       }
@@ -327,9 +326,9 @@ class DaemonImpl final : public Daemon {
     }
     if (!config_.web.listen.empty()) {
       REPRISE_ASSIGN_STATUS(
-          web_, web::HttpServer::Start(config_.web.listen, {[this] { return Health(); },
-                                                            [this] { return Health(); },
-                                                            [this] { return Metrics(); }}));
+          web_, web::HttpServer::Start(config_.web.listen,
+                                       {[this] { return Health(); }, [this] { return Health(); },
+                                        [this] { return Metrics(); }}));
       addresses_.web = web_->address();
     }
     return OkStatus();

@@ -52,9 +52,9 @@ Status WriteReadyFile(const std::string& path, const DaemonAddresses& addresses)
   if (path.empty()) return OkStatus();
   std::string temporary = path + ".tmp";
   std::ofstream out(temporary);
-  out << fmt::format(
-      R"({{"pid": {}, "control": "{}", "data": "{}", "socket": "{}", "web": "{}"}})" "\n", getpid(),
-      addresses.control, addresses.data, addresses.socket, addresses.web);
+  out << fmt::format(R"({{"pid": {}, "control": "{}", "data": "{}", "socket": "{}", "web": "{}"}})"
+                     "\n",
+                     getpid(), addresses.control, addresses.data, addresses.socket, addresses.web);
   out.close();
   if (!out || std::rename(temporary.c_str(), path.c_str()) != 0) {
     return FailStatus(Code::kUnavailable, "cannot write {}", path);

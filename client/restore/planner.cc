@@ -156,8 +156,7 @@ class Planner {
     if (world == options_.world) return options_.rank;
     if (policy == WorldPolicy::kBroadcast) return 0;
     const char* advice =
-        policy == WorldPolicy::kDrop
-            ? "its policy is to be left out then: leave it out"
+        policy == WorldPolicy::kDrop ? "its policy is to be left out then: leave it out"
         : policy == WorldPolicy::kSplit
             ? "its policy is split: read every rank's part (source_rank) and deal them out"
             : "it belongs to its rank: restore with the saved world, name a source_rank, or leave "
@@ -222,10 +221,9 @@ class Planner {
       return false;
     }
     if (piece.global_shape != want.piece.global_shape) {
-      defects_.Add(Code::kInvalidArgument,
-                   fmt::format("{}: saved with shape {}, wanted with {}", piece.name,
-                               TextOfShape(piece.global_shape),
-                               TextOfShape(want.piece.global_shape)));
+      defects_.Add(Code::kInvalidArgument, fmt::format("{}: saved with shape {}, wanted with {}",
+                                                       piece.name, TextOfShape(piece.global_shape),
+                                                       TextOfShape(want.piece.global_shape)));
       return false;
     }
     return true;

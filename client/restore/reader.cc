@@ -70,16 +70,17 @@ Result<std::vector<WantedPiece>> WantedOf(std::span<const PieceView> pieces) {
     if (view.data_bytes != bytes || (view.data == nullptr && bytes != 0)) {
       return Fail(Code::kInvalidArgument,
                   "tensor \"{}\": its memory has {} bytes at {}, its shape and type take {}",
-                  view.name, view.data_bytes, view.data == nullptr ? "a null pointer" : "an address",
-                  bytes);
+                  view.name, view.data_bytes,
+                  view.data == nullptr ? "a null pointer" : "an address", bytes);
     }
     wanted.push_back({.piece = std::move(single.pieces[0]), .source_rank = view.source_rank});
   }
   return wanted;
 }
 
-Result<std::unique_ptr<Reader>> Reader::Open(Session& session, CopyEngine& engine, RestoreRing& ring,
-                                             ReaderOptions options, Deadline deadline) {
+Result<std::unique_ptr<Reader>> Reader::Open(Session& session, CopyEngine& engine,
+                                             RestoreRing& ring, ReaderOptions options,
+                                             Deadline deadline) {
   std::unique_ptr<Reader> reader(new Reader(session, engine, ring, std::move(options)));
   REPRISE_TRY(reader->OpenStream(deadline));
   REPRISE_TRY(reader->LoadLayouts(deadline));
@@ -104,9 +105,9 @@ Status Reader::OpenStream(Deadline deadline) {
     open.epoch = manifest_.key.epoch;
   }
   uint64_t stream = NextStream();
-  REPRISE_ASSIGN_STATUS(auto opened,
-                        session_.Ask<wire::ReadOk>(open, deadline, "the checkpoint's manifest",
-                                                   generation, stream));
+  REPRISE_ASSIGN_STATUS(
+      auto opened,
+      session_.Ask<wire::ReadOk>(open, deadline, "the checkpoint's manifest", generation, stream));
   generation_ = generation;
   stream_ = stream;
   REPRISE_ASSIGN_STATUS(auto manifest,
@@ -126,8 +127,8 @@ Status Reader::LoadLayouts(Deadline deadline) {
     if (fresh) questions.push_back({.layout = shard.layout});
     saved_.layout_of_rank.push_back(entry->second);
   }
-  REPRISE_ASSIGN_STATUS(auto blobs, AskBlobs(session_, questions, wire::Opcode::kLayout, generation_,
-                                             stream_, deadline, "a layout"));
+  REPRISE_ASSIGN_STATUS(auto blobs, AskBlobs(session_, questions, wire::Opcode::kLayout,
+                                             generation_, stream_, deadline, "a layout"));
   for (size_t i = 0; i < blobs.size(); ++i) {
     if (DigestOf(blobs[i]) != questions[i].layout) {
       return Status(Code::kDataLoss, "a layout of the checkpoint fails its digest");
@@ -142,15 +143,16 @@ Result<std::vector<format::ShardManifest>> Reader::LoadShards(const RestorePlan&
                                                               Deadline deadline) {
   std::vector<wire::ReadShard> questions;
   for (const ShardPlan& shard : plan.shards) questions.push_back({.rank = shard.rank});
-  REPRISE_ASSIGN(auto blobs, AskBlobs(session_, questions, wire::Opcode::kShardManifest, generation_,
-                                      stream_, deadline, "a shard's manifest"));
+  REPRISE_ASSIGN(auto blobs, AskBlobs(session_, questions, wire::Opcode::kShardManifest,
+                                      generation_, stream_, deadline, "a shard's manifest"));
   std::vector<format::ShardManifest> shards;
   for (size_t i = 0; i < blobs.size(); ++i) {
     const format::CheckpointShard& parent = manifest_.shards[plan.shards[i].rank];
     REPRISE_ASSIGN(auto shard, format::DecodeShardManifest(blobs[i]));
     if (shard.root != parent.root || shard.length != plan.shards[i].length ||
         shard.chunk_bytes != plan.shards[i].chunk_bytes || shard.layout != parent.layout) {
-      return Fail(Code::kDataLoss, "the manifest of rank {}'s shard is not the one that was committed",
+      return Fail(Code::kDataLoss,
+                  "the manifest of rank {}'s shard is not the one that was committed",
                   plan.shards[i].rank);
     }
     shards.push_back(std::move(shard));
@@ -161,8 +163,8 @@ Result<std::vector<format::ShardManifest>> Reader::LoadShards(const RestorePlan&
 Status Reader::Read(std::span<const PieceView> pieces, bool map_slots, Deadline deadline) {
   SteadyPoint started = SteadyClock::now();
   REPRISE_ASSIGN_STATUS(auto wanted, WantedOf(pieces));
-  REPRISE_ASSIGN_STATUS(auto plan, PlanRestore(saved_, wanted,
-                                               {.rank = options_.rank, .world = options_.world}));
+  REPRISE_ASSIGN_STATUS(
+      auto plan, PlanRestore(saved_, wanted, {.rank = options_.rank, .world = options_.world}));
   double plan_ms = MillisSince(started);
   started = SteadyClock::now();
   if (session_.generation() != generation_) REPRISE_RETURN_IF_ERROR(OpenStream(deadline));

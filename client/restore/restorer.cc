@@ -103,9 +103,8 @@ Status Restorer::RunSlots(const Connection& connection, Deadline deadline) {
     auto [first, last] = std::ranges::equal_range(items_, s, {}, &Item::shard);
     std::span<Item> items(first, last);
     bool most = items.size() * plan_.shards[s].chunk_bytes >= plan_.shards[s].length / 2;
-    Result<Mapping> mapping =
-        Mapping::Map(reply->descriptor, bytes,
-                     most ? Mapping::Access::kRead : Mapping::Access::kReadSparse);
+    Result<Mapping> mapping = Mapping::Map(
+        reply->descriptor, bytes, most ? Mapping::Access::kRead : Mapping::Access::kReadSparse);
     // The ring gets the same bytes without a mapping of the slot.
     if (!mapping.has_value()) continue;
     ByteView shard_bytes = mapping->view().subspan(info.data_offset);
@@ -241,8 +240,10 @@ Status Restorer::OnChunk(const Reply& reply) {
   Item* item = FindItem(at.rank, at.index);
   ByteView chunk = view_.Buffer(at.ring_index, at.length);
   if (item == nullptr || item->done || chunk.size() != at.length) {
-    return FailStatus(Code::kInternal, "the node daemon sent chunk {} of rank {}, which was not asked "
-                      "for", at.index, at.rank);
+    return FailStatus(Code::kInternal,
+                      "the node daemon sent chunk {} of rank {}, which was not asked "
+                      "for",
+                      at.index, at.rank);
   }
   if (!Verify(*item, chunk)) {
     std::lock_guard lock(mutex_);
@@ -271,15 +272,16 @@ Status Restorer::ReportCorrupt(Item& item, uint32_t ring_index, wire::Source sou
   LogWarn("chunk {} of rank {}'s shard, from {}, fails its digest; asking for another copy",
           item.chunk, rank, wire::SourceName(source));
   if (item.failures > kCorruptMax) {
-    return FailStatus(Code::kDataLoss,
-                      "chunk {} of rank {}'s shard failed its digest {} times, last from {}: no intact "
-                      "copy reached this process; see `reprise verify`",
-                      item.chunk, rank, item.failures, wire::SourceName(source));
+    return FailStatus(
+        Code::kDataLoss,
+        "chunk {} of rank {}'s shard failed its digest {} times, last from {}: no intact "
+        "copy reached this process; see `reprise verify`",
+        item.chunk, rank, item.failures, wire::SourceName(source));
   }
   wire::Corrupt report{
       .rank = rank, .index = item.chunk, .ring_index = ring_index, .source = source};
-  REPRISE_ASSIGN_STATUS(uint64_t request, session_.Start(report, inbox_, connection_.generation,
-                                                         connection_.stream));
+  REPRISE_ASSIGN_STATUS(uint64_t request,
+                        session_.Start(report, inbox_, connection_.generation, connection_.stream));
   requests_.push_back(request);
   return OkStatus();
 }

@@ -15,10 +15,11 @@ namespace reprise::client {
 namespace {
 
 Status NobodyAnswers(const std::string& path, int error) {
-  return FailStatus(Code::kUnavailable,
-                    "no Reprise daemon answers at {} ({}): start reprised on this host, or name its "
-                    "socket with the option `socket` or REPRISE_SOCKET",
-                    path, strerror(error));
+  return FailStatus(
+      Code::kUnavailable,
+      "no Reprise daemon answers at {} ({}): start reprised on this host, or name its "
+      "socket with the option `socket` or REPRISE_SOCKET",
+      path, strerror(error));
 }
 
 Status Lost(int error) {
@@ -33,7 +34,8 @@ Status WaitFor(int descriptor, short events, Deadline deadline, std::string_view
     int ready = ::poll(&entry, 1, deadline.poll_ms());
     if (ready > 0) return OkStatus();
     if (ready == 0) {
-      return FailStatus(Code::kDeadlineExceeded, "the node daemon did not answer in time: {}", what);
+      return FailStatus(Code::kDeadlineExceeded, "the node daemon did not answer in time: {}",
+                        what);
     }
     if (errno != EINTR) return Lost(errno);
   }

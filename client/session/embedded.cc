@@ -56,9 +56,10 @@ Result<std::string> FindDaemon(const std::string& asked) {
   for (const fs::path& place : places) {
     if (IsProgram(place)) return place.lexically_normal().string();
   }
-  return Fail(Code::kNotFound,
-              "file:// needs the program `reprised`: install it, put it on PATH, or name it with the "
-              "option `daemon` or REPRISE_DAEMON");
+  return Fail(
+      Code::kNotFound,
+      "file:// needs the program `reprised`: install it, put it on PATH, or name it with the "
+      "option `daemon` or REPRISE_DAEMON");
 }
 
 bool Answers(const std::string& socket_path) {
@@ -99,8 +100,8 @@ class SpawnPlan {
     sigfillset(&all);
     posix_spawnattr_setsigmask(&attributes_, &none);
     posix_spawnattr_setsigdefault(&attributes_, &all);
-    posix_spawnattr_setflags(&attributes_, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK |
-                                               POSIX_SPAWN_SETSIGDEF);
+    posix_spawnattr_setflags(&attributes_,
+                             POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
   }
   ~SpawnPlan() {
     posix_spawn_file_actions_destroy(&actions_);
@@ -114,8 +115,8 @@ class SpawnPlan {
     for (std::string& word : words) arguments.push_back(word.data());
     arguments.push_back(nullptr);
     pid_t child = 0;
-    int error = ::posix_spawn(&child, words[0].c_str(), &actions_, &attributes_, arguments.data(),
-                              environ);
+    int error =
+        ::posix_spawn(&child, words[0].c_str(), &actions_, &attributes_, arguments.data(), environ);
     if (error != 0) return Fail(Code::kUnavailable, "starting {}: {}", words[0], strerror(error));
     return child;
   }
@@ -181,10 +182,11 @@ std::string EmbeddedSocketPath(const std::string& directory) {
 
 Result<std::string> EnsureEmbeddedDaemon(const EmbeddedOptions& options, Deadline deadline) {
   if (SpansHosts(options.world)) {
-    return Fail(Code::kFailedPrecondition,
-                "file://{} keeps checkpoints on one host, but this job of {} ranks spans several: run "
-                "`reprised` on each host and use reprise://TENANT/JOB",
-                options.directory, options.world);
+    return Fail(
+        Code::kFailedPrecondition,
+        "file://{} keeps checkpoints on one host, but this job of {} ranks spans several: run "
+        "`reprised` on each host and use reprise://TENANT/JOB",
+        options.directory, options.world);
   }
   std::string folder = options.directory + "/.reprise";
   std::string socket = EmbeddedSocketPath(options.directory);
@@ -194,7 +196,7 @@ Result<std::string> EnsureEmbeddedDaemon(const EmbeddedOptions& options, Deadlin
   fs::path socket_folder = fs::path(socket).parent_path();
   if (socket_folder != folder) {
     ::mkdir(socket_folder.c_str(), 0700);
-    struct stat facts {};
+    struct stat facts{};
     if (::lstat(socket_folder.c_str(), &facts) != 0 || !S_ISDIR(facts.st_mode) ||
         facts.st_uid != ::getuid()) {
       return Fail(Code::kPermissionDenied, "{} is not a directory of this user",

@@ -33,9 +33,7 @@ uint64_t ForkGeneration() {
   return generation.load(std::memory_order_relaxed);
 }
 
-bool IsForkChild(uint64_t made_in) {
-  return generation.load(std::memory_order_relaxed) != made_in;
-}
+bool IsForkChild(uint64_t made_in) { return generation.load(std::memory_order_relaxed) != made_in; }
 
 void CloseInChildren(int descriptor) {
   Install();

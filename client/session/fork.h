@@ -19,7 +19,8 @@ uint64_t ForkGeneration();
 bool IsForkChild(uint64_t generation);
 // Why calls fail in a child.
 inline constexpr const char kForkMessage[] =
-    "this handle was made before fork() and is dead in the child: open a client of its own here, or "
+    "this handle was made before fork() and is dead in the child: open a client of its own here, "
+    "or "
     "use it in the parent";
 
 // Children close `descriptor` when they are forked. Past 4,096 descriptors the call has no effect.

@@ -81,10 +81,11 @@ Result<Target> ParseUri(std::string_view uri) {
     target.job = rest.substr(slash + 1);
   }
   if (!IsValidName(target.tenant) || !IsValidName(target.job)) {
-    return Fail(Code::kInvalidArgument,
-                "\"{}\": use reprise://TENANT/JOB, both of letters, digits, '.', '_' and '-' (at most "
-                "128, no leading dot)",
-                uri);
+    return Fail(
+        Code::kInvalidArgument,
+        "\"{}\": use reprise://TENANT/JOB, both of letters, digits, '.', '_' and '-' (at most "
+        "128, no leading dot)",
+        uri);
   }
   return target;
 }

@@ -25,7 +25,7 @@ struct Target {
 Result<Target> ParseUri(std::string_view uri);
 
 struct Identity {
-  Id process;            // new for every client
+  Id process;  // new for every client
   std::string host;
   std::string launcher;
   std::string description;  // "rank 3 of 8 on host (pid 4711)", for logs and errors

@@ -11,7 +11,8 @@ namespace {
 Status StatusOfError(const Reply& reply) {
   Result<wire::ErrorBody> error = wire::Decode<wire::ErrorBody>(reply.body);
   if (!error.has_value()) return error.error();
-  if (error->code == Code::kOk) return Status(Code::kInternal, "the daemon answered an error of OK");
+  if (error->code == Code::kOk)
+    return Status(Code::kInternal, "the daemon answered an error of OK");
   return Status(error->code, std::move(error->message));
 }
 

@@ -41,7 +41,7 @@ void Mapping::Reset() {
 }
 
 Result<Mapping> Mapping::Map(const Descriptor& file, uint64_t bytes, Access access) {
-  struct stat facts {};
+  struct stat facts{};
   if (::fstat(file.get(), &facts) != 0) {
     return Fail(Code::kInternal, "fstat of a descriptor from the daemon: {}", strerror(errno));
   }
@@ -50,8 +50,8 @@ Result<Mapping> Mapping::Map(const Descriptor& file, uint64_t bytes, Access acce
                 facts.st_size, bytes);
   }
   bool write = access == Access::kWrite;
-  void* data = ::mmap(nullptr, bytes, write ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED,
-                      file.get(), 0);
+  void* data =
+      ::mmap(nullptr, bytes, write ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, file.get(), 0);
   if (data == MAP_FAILED) {
     return Fail(Code::kResourceExhausted, "mmap of {} shared with the daemon: {}",
                 HumanBytes(bytes), strerror(errno));

@@ -18,10 +18,8 @@ bool IsFinal(Code code) {
     case Code::kPermissionDenied:
     case Code::kUnauthenticated:
     case Code::kUnimplemented:
-    case Code::kFenced:
-      return true;
-    default:
-      return false;
+    case Code::kFenced: return true;
+    default: return false;
   }
 }
 
@@ -189,8 +187,7 @@ Status Session::ConnectOnce(Deadline deadline) {
 Status Session::Replay(Connection& connection, const wire::Register& registration) {
   uint64_t request = next_request_.fetch_add(1, std::memory_order_relaxed);
   Deadline deadline = Deadline::After(kReplayTimeout);
-  REPRISE_RETURN_IF_ERROR(
-      connection.SendAll(wire::Session::Pack(registration, request), deadline));
+  REPRISE_RETURN_IF_ERROR(connection.SendAll(wire::Session::Pack(registration, request), deadline));
   while (true) {
     REPRISE_ASSIGN_STATUS(Reply reply,
                           connection.ReadReply(deadline, "its answer to a replayed REGISTER"));

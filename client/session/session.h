@@ -112,8 +112,8 @@ class Session {
   template <typename Answer, typename Message>
   Result<Answer> Ask(const Message& message, Deadline deadline, std::string_view what,
                      uint64_t generation = 0, uint64_t stream = 0) {
-    REPRISE_ASSIGN(Reply reply, Call(message, wire::kOpcodeOf<Answer>, deadline, what, generation,
-                                     stream));
+    REPRISE_ASSIGN(Reply reply,
+                   Call(message, wire::kOpcodeOf<Answer>, deadline, what, generation, stream));
     return wire::Decode<Answer>(reply.body);
   }
 

@@ -65,10 +65,11 @@ Result<format::Piece> PieceOf(const PieceView& view) {
   size_t axes = view.global_shape.size();
   if (view.box_count > limits::kBoxesPerPieceMax ||
       view.boxes.size() != 2 * axes * view.box_count) {
-    return Fail(Code::kInvalidArgument,
-                "tensor \"{}\": {} boxes of {} axes need {} numbers, {} were given (at most {} boxes)",
-                view.name, view.box_count, axes, 2 * axes * view.box_count, view.boxes.size(),
-                limits::kBoxesPerPieceMax);
+    return Fail(
+        Code::kInvalidArgument,
+        "tensor \"{}\": {} boxes of {} axes need {} numbers, {} were given (at most {} boxes)",
+        view.name, view.box_count, axes, 2 * axes * view.box_count, view.boxes.size(),
+        limits::kBoxesPerPieceMax);
   }
   for (uint64_t i = 0; i < view.box_count; ++i) {
     auto numbers = view.boxes.subspan(2 * axes * i, 2 * axes);

@@ -22,8 +22,8 @@ struct PreparedLayout {
   format::Layout layout;
   Bytes encoded;
   Digest digest;
-  std::vector<uint32_t> order;       // layout piece i was list piece order[i]
-  std::vector<uint64_t> piece_bytes; // of layout piece i
+  std::vector<uint32_t> order;        // layout piece i was list piece order[i]
+  std::vector<uint64_t> piece_bytes;  // of layout piece i
 };
 
 // The layout's piece for `view`, without a position. INVALID_ARGUMENT: boxes that do not fit together.

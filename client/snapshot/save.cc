@@ -30,15 +30,17 @@ Status Save::WaitCopied(Deadline deadline) {
     }
     if (settled() || phase_ == kFailed) continue;
     if (deadline.expired()) {
-      FailLocked(FailStatus(Code::kDeadlineExceeded,
-                            "step {}: the copy was not complete at the caller's deadline; the save is "
-                            "given up, training goes on",
-                            step));
+      FailLocked(
+          FailStatus(Code::kDeadlineExceeded,
+                     "step {}: the copy was not complete at the caller's deadline; the save is "
+                     "given up, training goes on",
+                     step));
     } else if (stalled.expired()) {
-      FailLocked(FailStatus(Code::kDeadlineExceeded,
-                            "step {}: the node daemon made no progress for {:.1f} s (stall budget); "
-                            "the save is given up, training goes on",
-                            step, SecondsOf(stall_budget_)));
+      FailLocked(
+          FailStatus(Code::kDeadlineExceeded,
+                     "step {}: the node daemon made no progress for {:.1f} s (stall budget); "
+                     "the save is given up, training goes on",
+                     step, SecondsOf(stall_budget_)));
     }
   }
   if (copied_) return OkStatus();
@@ -62,10 +64,11 @@ Status Save::Wait(Durability durability, Deadline deadline) {
   if (deadline.never()) {
     changed_.wait(lock, settled);
   } else if (!changed_.wait_until(lock, deadline.point(), settled)) {
-    return FailStatus(Code::kDeadlineExceeded,
-                      "step {} did not reach `{}` durability in time (phase {} of 4): the save goes "
-                      "on; wait longer, or look at `reprise status`",
-                      step, DurabilityName(durability), phase_);
+    return FailStatus(
+        Code::kDeadlineExceeded,
+        "step {} did not reach `{}` durability in time (phase {} of 4): the save goes "
+        "on; wait longer, or look at `reprise status`",
+        step, DurabilityName(durability), phase_);
   }
   observed_ = true;
   return status_;

@@ -55,7 +55,8 @@ class Save {
 
   // --- for the copy thread
   // The next answer to `inbox`, unless the save fails meanwhile (CANCELLED).
-  Result<Reply> Await(const std::shared_ptr<Inbox>& inbox, Deadline deadline, std::string_view what);
+  Result<Reply> Await(const std::shared_ptr<Inbox>& inbox, Deadline deadline,
+                      std::string_view what);
   // False: failed meanwhile; the memory must not be read.
   bool BeginReading();
   void EndReading();
@@ -108,7 +109,7 @@ class Save {
   bool told_by_daemon_ = false;
   std::optional<SteadyPoint> orphaned_at_;
   std::shared_ptr<Inbox> awaited_;  // closed by a failure
-  uint64_t generation_ = 0;  // of the connection that granted it
+  uint64_t generation_ = 0;         // of the connection that granted it
   uint8_t phase_ = 0;
   Status status_;
   double start_ms_ = 0;

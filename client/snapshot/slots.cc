@@ -37,8 +37,8 @@ Status Slots::Ensure(uint64_t generation, uint64_t shard_bytes) {
         return FailStatus(Code::kInternal, "slot {} has no room for the {} that were granted",
                           info.index, HumanBytes(attached.slot_bytes));
       }
-      REPRISE_ASSIGN_STATUS(Mapping mapping, Mapping::Map(slot.descriptor, info.file_bytes,
-                                                          Mapping::Access::kWrite));
+      REPRISE_ASSIGN_STATUS(
+          Mapping mapping, Mapping::Map(slot.descriptor, info.file_bytes, Mapping::Access::kWrite));
       slots_[info.index] = Slot{.mapping = std::move(mapping), .data_offset = info.data_offset};
     }
     slot_bytes_ = attached.slot_bytes;

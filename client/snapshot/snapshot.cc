@@ -60,10 +60,11 @@ Saver::~Saver() {
     for (const std::shared_ptr<Save>& save : live_) {
       SaveProgress progress = save->progress();
       // What is copied goes on in the daemon; tickets learn no more about it.
-      save->Fail(progress.copied_ms < 0
-                     ? Status(Code::kCancelled, "the client was closed before the copy was complete")
-                     : Status(Code::kOutcomeUnknown,
-                              "the client was closed; the daemon goes on with this save"));
+      save->Fail(
+          progress.copied_ms < 0
+              ? Status(Code::kCancelled, "the client was closed before the copy was complete")
+              : Status(Code::kOutcomeUnknown,
+                       "the client was closed; the daemon goes on with this save"));
     }
     wake_.notify_all();
   }
@@ -90,10 +91,11 @@ Status Saver::Admit(uint64_t step) {
   if (std::ranges::count_if(live_, occupies) < static_cast<int64_t>(options_.slots.count)) {
     return OkStatus();
   }
-  return FailStatus(Code::kResourceExhausted,
-                    "step {}: all {} slots hold saves that are not committed yet (the oldest is step "
-                    "{}); this step is skipped: save less often, or look at `reprise status`",
-                    step, options_.slots.count, live_.front()->step);
+  return FailStatus(
+      Code::kResourceExhausted,
+      "step {}: all {} slots hold saves that are not committed yet (the oldest is step "
+      "{}); this step is skipped: save less often, or look at `reprise status`",
+      step, options_.slots.count, live_.front()->step);
 }
 
 Result<std::shared_ptr<Save>> Saver::Start(uint64_t step, std::span<const PieceView> pieces,
@@ -112,8 +114,8 @@ Result<std::shared_ptr<Save>> Saver::Start(uint64_t step, std::span<const PieceV
     static_cast<void>(Skip(step, layout.error().message()));
     return Error(std::move(layout).error());
   }
-  auto save = std::make_shared<Save>(step, std::move(options), *layout, options_.stall_budget, called,
-                                     progress_);
+  auto save = std::make_shared<Save>(step, std::move(options), *layout, options_.stall_budget,
+                                     called, progress_);
   ListParts(*save, pieces);
   save->event = engine_.Record();
   REPRISE_ASSIGN(bool all_cloned, CloneVolatile(*save, pieces));
@@ -244,11 +246,12 @@ void Saver::GiveUpOrphan(Save& save) {
   bool sealed = save.is_sealed();
   Nanos patience = sealed ? options_.sealed_patience : options_.orphan_patience;
   if (save.orphaned_for().value_or(Nanos(0)) < patience) return;
-  save.Fail(FailStatus(Code::kOutcomeUnknown,
-                       "step {}: the node daemon was restarted {}, and {:.0f} s later the checkpoint "
-                       "does not exist; look at `reprise show`",
-                       save.step, sealed ? "before it was committed" : "while it sealed the shard",
-                       SecondsOf(patience)));
+  save.Fail(
+      FailStatus(Code::kOutcomeUnknown,
+                 "step {}: the node daemon was restarted {}, and {:.0f} s later the checkpoint "
+                 "does not exist; look at `reprise show`",
+                 save.step, sealed ? "before it was committed" : "while it sealed the shard",
+                 SecondsOf(patience)));
   if (!sealed) static_cast<void>(Skip(save.step, "its node daemon was restarted in mid-save"));
 }
 
@@ -336,8 +339,7 @@ Result<wire::SaveGrant> Saver::Begin(Save& save, uint64_t& generation, Deadline 
   begin.metadata = save.options.metadata;
   begin.durability = save.options.durability;
   auto grant = AskLeave(save, begin, generation);
-  if (!grant.has_value() && grant.error().code() == Code::kNotFound &&
-      begin.layout_bytes.empty()) {
+  if (!grant.has_value() && grant.error().code() == Code::kNotFound && begin.layout_bytes.empty()) {
     // The daemon keeps a bounded number of layouts: this one has to be sent again.
     layouts_sent_.erase(begin.layout);
     return Begin(save, generation, patience);
@@ -354,9 +356,8 @@ Result<wire::SaveGrant> Saver::AskLeave(Save& save, const wire::SaveBegin& begin
                                         uint64_t generation) {
   auto inbox = std::make_shared<Inbox>();
   REPRISE_ASSIGN(uint64_t request, session_.Start(begin, inbox, generation));
-  Result<Reply> reply =
-      save.Await(inbox, Deadline::After(options_.stall_budget),
-                 "leave to save (raise stall_budget_s if the node is busy)");
+  Result<Reply> reply = save.Await(inbox, Deadline::After(options_.stall_budget),
+                                   "leave to save (raise stall_budget_s if the node is busy)");
   session_.Forget(request);
   if (!reply.has_value()) return Error(std::move(reply).error());
   return wire::Decode<wire::SaveGrant>(reply->body);

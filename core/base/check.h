@@ -17,25 +17,24 @@ namespace reprise {
 
 }  // namespace reprise
 
-#define REPRISE_CHECK(condition, ...)                                            \
-  (__builtin_expect(!!(condition), 1)                                            \
-       ? (void)0                                                                 \
+#define REPRISE_CHECK(condition, ...) \
+  (__builtin_expect(!!(condition), 1) \
+       ? (void)0                      \
        : ::reprise::CheckFailed(__FILE__, __LINE__, #condition __VA_OPT__(, ) __VA_ARGS__))
 
 #define REPRISE_CONCAT_INNER(a, b) a##b
 #define REPRISE_CONCAT(a, b) REPRISE_CONCAT_INNER(a, b)
 
 // In a function that returns Status: hands a failure up.
-#define REPRISE_RETURN_IF_ERROR(expression)                     \
-  do {                                                          \
-    if (::reprise::Status _status = (expression); !_status.ok()) \
-      return _status;                                           \
+#define REPRISE_RETURN_IF_ERROR(expression)                                      \
+  do {                                                                           \
+    if (::reprise::Status _status = (expression); !_status.ok()) return _status; \
   } while (false)
 
 // In a function that returns Result<T>: hands a failed Status up.
-#define REPRISE_TRY(expression)                                 \
-  do {                                                          \
-    if (::reprise::Status _status = (expression); !_status.ok()) \
+#define REPRISE_TRY(expression)                                        \
+  do {                                                                 \
+    if (::reprise::Status _status = (expression); !_status.ok())       \
       return ::std::unexpected<::reprise::Status>(std::move(_status)); \
   } while (false)
 
@@ -46,27 +45,25 @@ namespace reprise {
 #define REPRISE_ASSIGN_STATUS(target, expression) \
   REPRISE_ASSIGN_STATUS_INNER(REPRISE_CONCAT(_result_, __LINE__), target, expression, return)
 // Coroutine forms: hand up with co_return.
-#define REPRISE_CO_TRY(expression)                              \
-  do {                                                          \
-    if (::reprise::Status _status = (expression); !_status.ok()) \
+#define REPRISE_CO_TRY(expression)                                        \
+  do {                                                                    \
+    if (::reprise::Status _status = (expression); !_status.ok())          \
       co_return ::std::unexpected<::reprise::Status>(std::move(_status)); \
   } while (false)
-#define REPRISE_CO_RETURN_IF_ERROR(expression)                  \
-  do {                                                          \
-    if (::reprise::Status _status = (expression); !_status.ok()) \
-      co_return _status;                                        \
+#define REPRISE_CO_RETURN_IF_ERROR(expression)                                      \
+  do {                                                                              \
+    if (::reprise::Status _status = (expression); !_status.ok()) co_return _status; \
   } while (false)
 #define REPRISE_CO_ASSIGN(target, expression) \
   REPRISE_ASSIGN_INNER(REPRISE_CONCAT(_result_, __LINE__), target, expression, co_return)
 #define REPRISE_CO_ASSIGN_STATUS(target, expression) \
   REPRISE_ASSIGN_STATUS_INNER(REPRISE_CONCAT(_result_, __LINE__), target, expression, co_return)
 
-#define REPRISE_ASSIGN_INNER(result, target, expression, how)               \
-  auto result = (expression);                                               \
-  if (!result.has_value())                                                  \
-    how ::std::unexpected<::reprise::Status>(std::move(result).error());    \
+#define REPRISE_ASSIGN_INNER(result, target, expression, how)                                   \
+  auto result = (expression);                                                                   \
+  if (!result.has_value()) how ::std::unexpected<::reprise::Status>(std::move(result).error()); \
   target = std::move(*result)
-#define REPRISE_ASSIGN_STATUS_INNER(result, target, expression, how) \
-  auto result = (expression);                                        \
+#define REPRISE_ASSIGN_STATUS_INNER(result, target, expression, how)         \
+  auto result = (expression);                                                \
   if (!result.has_value()) how ::reprise::Status(std::move(result).error()); \
   target = std::move(*result)

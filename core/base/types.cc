@@ -14,15 +14,15 @@ struct DtypeRow {
   std::string_view name;
 };
 constexpr DtypeRow kDtypes[] = {
-    {Dtype::kBool, 1, "BOOL"},          {Dtype::kU8, 1, "U8"},
-    {Dtype::kI8, 1, "I8"},              {Dtype::kU16, 2, "U16"},
-    {Dtype::kI16, 2, "I16"},            {Dtype::kU32, 4, "U32"},
-    {Dtype::kI32, 4, "I32"},            {Dtype::kU64, 8, "U64"},
-    {Dtype::kI64, 8, "I64"},            {Dtype::kF16, 2, "F16"},
-    {Dtype::kBF16, 2, "BF16"},          {Dtype::kF32, 4, "F32"},
-    {Dtype::kF64, 8, "F64"},            {Dtype::kF8E4M3, 1, "F8_E4M3"},
-    {Dtype::kF8E5M2, 1, "F8_E5M2"},     {Dtype::kF8E8M0, 1, "F8_E8M0"},
-    {Dtype::kComplex64, 8, "C64"},      {Dtype::kComplex128, 16, "C128"},
+    {Dtype::kBool, 1, "BOOL"},      {Dtype::kU8, 1, "U8"},
+    {Dtype::kI8, 1, "I8"},          {Dtype::kU16, 2, "U16"},
+    {Dtype::kI16, 2, "I16"},        {Dtype::kU32, 4, "U32"},
+    {Dtype::kI32, 4, "I32"},        {Dtype::kU64, 8, "U64"},
+    {Dtype::kI64, 8, "I64"},        {Dtype::kF16, 2, "F16"},
+    {Dtype::kBF16, 2, "BF16"},      {Dtype::kF32, 4, "F32"},
+    {Dtype::kF64, 8, "F64"},        {Dtype::kF8E4M3, 1, "F8_E4M3"},
+    {Dtype::kF8E5M2, 1, "F8_E5M2"}, {Dtype::kF8E8M0, 1, "F8_E8M0"},
+    {Dtype::kComplex64, 8, "C64"},  {Dtype::kComplex128, 16, "C128"},
 };
 
 constexpr std::string_view kDurabilities[] = {"local", "peer", "server", "object"};
@@ -73,8 +73,8 @@ std::optional<Id> Id::FromHex(std::string_view text) {
 bool IsValidName(std::string_view name) {
   if (name.empty() || name.size() > limits::kNameLengthMax || name.front() == '.') return false;
   return std::ranges::all_of(name, [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-           c == '.' || c == '_' || c == '-';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
+           c == '_' || c == '-';
   });
 }
 

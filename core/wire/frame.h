@@ -30,8 +30,8 @@ enum class Opcode : uint16_t {
   // every connection
   kHello = 1,
   kHelloOk = 2,
-  kError = 3,    // answers the request id with a Status
-  kDone = 4,     // answers the request id with success and no body
+  kError = 3,  // answers the request id with a Status
+  kDone = 4,   // answers the request id with success and no body
   // node or client -> store: putting a shard (stream id = one upload)
   kPutOpen = 16,
   kPutGrant = 17,
@@ -54,21 +54,21 @@ enum class Opcode : uint16_t {
   kRegistered = 65,
   kAttach = 66,
   kAttached = 67,
-  kSlot = 68,        // daemon -> client: one slot; a descriptor comes with the header byte 0
+  kSlot = 68,  // daemon -> client: one slot; a descriptor comes with the header byte 0
   kSaveBegin = 69,
   kSaveGrant = 70,
   kSaveChunks = 71,  // chunks are in the slot; no answer
   kSaveSeal = 72,    // all chunks are in the slot; no answer, kSaveState follows
   kSaveSkip = 73,
-  kSaveState = 74,   // daemon -> client, unasked
+  kSaveState = 74,  // daemon -> client, unasked
   kRingAttach = 75,
-  kRing = 76,        // daemon -> client: the restore ring's descriptor
-  kFetch = 77,       // chunks of one shard into the ring
-  kChunkAt = 78,     // daemon -> client: a chunk lies in the ring or in a slot
+  kRing = 76,     // daemon -> client: the restore ring's descriptor
+  kFetch = 77,    // chunks of one shard into the ring
+  kChunkAt = 78,  // daemon -> client: a chunk lies in the ring or in a slot
   kRingFree = 79,
-  kCorrupt = 80,     // client -> daemon: a delivered chunk failed its digest; fetch it elsewhere
-  kSlotOf = 81,      // client -> daemon: is there a sealed local copy of this shard?
-  kBye = 82,         // orderly detach
+  kCorrupt = 80,  // client -> daemon: a delivered chunk failed its digest; fetch it elsewhere
+  kSlotOf = 81,   // client -> daemon: is there a sealed local copy of this shard?
+  kBye = 82,      // orderly detach
 };
 bool IsKnown(Opcode opcode);
 std::string_view OpcodeName(Opcode opcode);  // "PUT_OPEN", ...; "?" for an unknown one
@@ -92,7 +92,8 @@ struct FrameHeader {
 };
 
 // Writes the header into 64 bytes.
-void EncodeFrameHeader(const FrameHeader& header, std::span<uint8_t, limits::kFrameHeaderBytes> out);
+void EncodeFrameHeader(const FrameHeader& header,
+                       std::span<uint8_t, limits::kFrameHeaderBytes> out);
 // DATA_LOSS: wrong magic or CRC. UNIMPLEMENTED: version, opcode or flag this build does not know.
 // INVALID_ARGUMENT: payload over the limit. Messages name the value seen.
 Result<FrameHeader> DecodeFrameHeader(std::span<const uint8_t, limits::kFrameHeaderBytes> bytes);

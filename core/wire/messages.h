@@ -32,7 +32,7 @@ struct Hello {
 };
 struct HelloOk {
   uint16_t version = kVersion;
-  Id self;                   // store id or node id
+  Id self;  // store id or node id
   uint32_t chunk_bytes = 0;
   std::string description;
   bool operator==(const HelloOk&) const = default;
@@ -132,8 +132,8 @@ struct Attach {
 };
 struct Attached {
   uint32_t slots = 0;
-  uint64_t slot_bytes = 0;    // rounded up; kSlot frames follow, one per slot
-  uint64_t data_offset = 0;   // where shard bytes begin in the slot file (after its header)
+  uint64_t slot_bytes = 0;   // rounded up; kSlot frames follow, one per slot
+  uint64_t data_offset = 0;  // where shard bytes begin in the slot file (after its header)
   uint32_t chunk_bytes = 0;
   bool operator==(const Attached&) const = default;
 };
@@ -200,9 +200,16 @@ struct RingInfo {  // kRing: a descriptor comes along
   uint64_t stride_bytes = 0;  // distance between chunk buffers
   bool operator==(const RingInfo&) const = default;
 };
-enum class Source : uint8_t { kNone = 0, kLocalSlab = 1, kPeer = 2, kStoreRam = 3, kNvme = 4, kObject = 5 };
+enum class Source : uint8_t {
+  kNone = 0,
+  kLocalSlab = 1,
+  kPeer = 2,
+  kStoreRam = 3,
+  kNvme = 4,
+  kObject = 5
+};
 std::string_view SourceName(Source source);  // "slab", "peer", "ram", "nvme", "object"
-struct Fetch {  // of the checkpoint opened as the header's stream id
+struct Fetch {                               // of the checkpoint opened as the header's stream id
   uint32_t rank = 0;
   uint64_t first = 0;
   uint32_t count = 0;
@@ -242,34 +249,63 @@ Result<Message> Decode(ByteView body);
 // The opcode a message travels under (BlobBody and ErrorBody are given one by their sender).
 template <typename Message>
 inline constexpr Opcode kOpcodeOf = Opcode::kError;
-template <> inline constexpr Opcode kOpcodeOf<Hello> = Opcode::kHello;
-template <> inline constexpr Opcode kOpcodeOf<HelloOk> = Opcode::kHelloOk;
-template <> inline constexpr Opcode kOpcodeOf<PutOpen> = Opcode::kPutOpen;
-template <> inline constexpr Opcode kOpcodeOf<PutGrant> = Opcode::kPutGrant;
-template <> inline constexpr Opcode kOpcodeOf<PutSeal> = Opcode::kPutSeal;
-template <> inline constexpr Opcode kOpcodeOf<Sealed> = Opcode::kSealed;
-template <> inline constexpr Opcode kOpcodeOf<ReadOpen> = Opcode::kReadOpen;
-template <> inline constexpr Opcode kOpcodeOf<ReadOk> = Opcode::kReadOk;
-template <> inline constexpr Opcode kOpcodeOf<ReadShard> = Opcode::kReadShard;
-template <> inline constexpr Opcode kOpcodeOf<ReadLayout> = Opcode::kReadLayout;
-template <> inline constexpr Opcode kOpcodeOf<ReadChunks> = Opcode::kReadChunks;
-template <> inline constexpr Opcode kOpcodeOf<Register> = Opcode::kRegister;
-template <> inline constexpr Opcode kOpcodeOf<Registered> = Opcode::kRegistered;
-template <> inline constexpr Opcode kOpcodeOf<Attach> = Opcode::kAttach;
-template <> inline constexpr Opcode kOpcodeOf<Attached> = Opcode::kAttached;
-template <> inline constexpr Opcode kOpcodeOf<SlotInfo> = Opcode::kSlot;
-template <> inline constexpr Opcode kOpcodeOf<SaveBegin> = Opcode::kSaveBegin;
-template <> inline constexpr Opcode kOpcodeOf<SaveGrant> = Opcode::kSaveGrant;
-template <> inline constexpr Opcode kOpcodeOf<SaveChunks> = Opcode::kSaveChunks;
-template <> inline constexpr Opcode kOpcodeOf<SaveSeal> = Opcode::kSaveSeal;
-template <> inline constexpr Opcode kOpcodeOf<SaveSkip> = Opcode::kSaveSkip;
-template <> inline constexpr Opcode kOpcodeOf<SaveState> = Opcode::kSaveState;
-template <> inline constexpr Opcode kOpcodeOf<RingAttach> = Opcode::kRingAttach;
-template <> inline constexpr Opcode kOpcodeOf<RingInfo> = Opcode::kRing;
-template <> inline constexpr Opcode kOpcodeOf<Fetch> = Opcode::kFetch;
-template <> inline constexpr Opcode kOpcodeOf<ChunkAt> = Opcode::kChunkAt;
-template <> inline constexpr Opcode kOpcodeOf<RingFree> = Opcode::kRingFree;
-template <> inline constexpr Opcode kOpcodeOf<Corrupt> = Opcode::kCorrupt;
-template <> inline constexpr Opcode kOpcodeOf<SlotOf> = Opcode::kSlotOf;
+template <>
+inline constexpr Opcode kOpcodeOf<Hello> = Opcode::kHello;
+template <>
+inline constexpr Opcode kOpcodeOf<HelloOk> = Opcode::kHelloOk;
+template <>
+inline constexpr Opcode kOpcodeOf<PutOpen> = Opcode::kPutOpen;
+template <>
+inline constexpr Opcode kOpcodeOf<PutGrant> = Opcode::kPutGrant;
+template <>
+inline constexpr Opcode kOpcodeOf<PutSeal> = Opcode::kPutSeal;
+template <>
+inline constexpr Opcode kOpcodeOf<Sealed> = Opcode::kSealed;
+template <>
+inline constexpr Opcode kOpcodeOf<ReadOpen> = Opcode::kReadOpen;
+template <>
+inline constexpr Opcode kOpcodeOf<ReadOk> = Opcode::kReadOk;
+template <>
+inline constexpr Opcode kOpcodeOf<ReadShard> = Opcode::kReadShard;
+template <>
+inline constexpr Opcode kOpcodeOf<ReadLayout> = Opcode::kReadLayout;
+template <>
+inline constexpr Opcode kOpcodeOf<ReadChunks> = Opcode::kReadChunks;
+template <>
+inline constexpr Opcode kOpcodeOf<Register> = Opcode::kRegister;
+template <>
+inline constexpr Opcode kOpcodeOf<Registered> = Opcode::kRegistered;
+template <>
+inline constexpr Opcode kOpcodeOf<Attach> = Opcode::kAttach;
+template <>
+inline constexpr Opcode kOpcodeOf<Attached> = Opcode::kAttached;
+template <>
+inline constexpr Opcode kOpcodeOf<SlotInfo> = Opcode::kSlot;
+template <>
+inline constexpr Opcode kOpcodeOf<SaveBegin> = Opcode::kSaveBegin;
+template <>
+inline constexpr Opcode kOpcodeOf<SaveGrant> = Opcode::kSaveGrant;
+template <>
+inline constexpr Opcode kOpcodeOf<SaveChunks> = Opcode::kSaveChunks;
+template <>
+inline constexpr Opcode kOpcodeOf<SaveSeal> = Opcode::kSaveSeal;
+template <>
+inline constexpr Opcode kOpcodeOf<SaveSkip> = Opcode::kSaveSkip;
+template <>
+inline constexpr Opcode kOpcodeOf<SaveState> = Opcode::kSaveState;
+template <>
+inline constexpr Opcode kOpcodeOf<RingAttach> = Opcode::kRingAttach;
+template <>
+inline constexpr Opcode kOpcodeOf<RingInfo> = Opcode::kRing;
+template <>
+inline constexpr Opcode kOpcodeOf<Fetch> = Opcode::kFetch;
+template <>
+inline constexpr Opcode kOpcodeOf<ChunkAt> = Opcode::kChunkAt;
+template <>
+inline constexpr Opcode kOpcodeOf<RingFree> = Opcode::kRingFree;
+template <>
+inline constexpr Opcode kOpcodeOf<Corrupt> = Opcode::kCorrupt;
+template <>
+inline constexpr Opcode kOpcodeOf<SlotOf> = Opcode::kSlotOf;
 
 }  // namespace reprise::wire

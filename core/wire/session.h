@@ -38,7 +38,8 @@ class Session {
 
   struct Expect {
     FrameHeader header;
-    bool chunk = false;  // payload is raw chunk bytes: receive it into an aligned buffer of your own
+    bool chunk =
+        false;  // payload is raw chunk bytes: receive it into an aligned buffer of your own
   };
   // Checks a header in the connection's current state; allocates nothing. Besides the codes of
   // DecodeFrameHeader: FAILED_PRECONDITION when the opcode is not legal here and now,
@@ -80,8 +81,8 @@ class Session {
   Role role_;
   bool established_ = false;
   bool broken_ = false;
-  bool hello_sent_ = false;      // connecting side
-  bool hello_received_ = false;  // accepting side
+  bool hello_sent_ = false;              // connecting side
+  bool hello_received_ = false;          // accepting side
   std::map<uint64_t, Partial> partial_;  // by request id; at most limits::kPartialBodiesMax
   uint64_t partial_bytes_ = 0;           // at most limits::kBodyBytesMax
 };

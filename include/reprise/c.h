@@ -43,9 +43,9 @@ typedef struct {
   uint32_t rank;
   uint32_t world;
   const char* launcher; /* equal in all ranks of one launch; NULL: derived from the environment */
-  const char* socket;   /* the daemon's Unix socket; NULL: REPRISE_SOCKET or /run/reprise/node.sock */
-  const char* daemon;   /* path of `reprised` for embedded mode; NULL: beside libreprise, then PATH */
-  int32_t takeover;     /* fence a live run of this job under another launcher */
+  const char* socket; /* the daemon's Unix socket; NULL: REPRISE_SOCKET or /run/reprise/node.sock */
+  const char* daemon; /* path of `reprised` for embedded mode; NULL: beside libreprise, then PATH */
+  int32_t takeover;   /* fence a live run of this job under another launcher */
   uint32_t copy_threads; /* 0: chosen */
   double connect_timeout_s;
   /* After this long without progress of the daemon a copy in progress is given up (training goes on). */
@@ -68,18 +68,20 @@ typedef struct {
   uint64_t epoch;         /* of this run */
   uint64_t resume_epoch;  /* of the checkpoint to resume from */
   uint64_t resume_step;
-  const char* skipped; /* newer checkpoints that could not be used, and why; "" if none; client-owned */
+  const char*
+      skipped; /* newer checkpoints that could not be used, and why; "" if none; client-owned */
 } reprise_run;
 
 /* Registers this rank in a new run and waits until all ranks have: every rank gets the same answer. */
-REPRISE_API reprise_code reprise_register(reprise_client* client, double timeout_s, reprise_run* run);
+REPRISE_API reprise_code reprise_register(reprise_client* client, double timeout_s,
+                                          reprise_run* run);
 
 /* ---- saving ------------------------------------------------------------------------------------ */
 
-enum { /* reprise_piece.flags */
-  REPRISE_PIECE_AUX = 1,      /* an encoded value, not a tensor */
-  REPRISE_PIECE_VOLATILE = 2, /* copied before reprise_save_start returns */
-  REPRISE_PIECE_FLAT = 4      /* elements [flat_begin, flat_end) instead of boxes */
+enum {                             /* reprise_piece.flags */
+       REPRISE_PIECE_AUX = 1,      /* an encoded value, not a tensor */
+       REPRISE_PIECE_VOLATILE = 2, /* copied before reprise_save_start returns */
+       REPRISE_PIECE_FLAT = 4      /* elements [flat_begin, flat_end) instead of boxes */
 };
 
 /* What a rank contributes of one tensor. `data` points to the piece's bytes, contiguous: box after
@@ -119,7 +121,8 @@ REPRISE_API reprise_code reprise_save_start(reprise_client* client, uint64_t ste
  * other failure the save is aborted and the memory is not read any more either. */
 REPRISE_API reprise_code reprise_save_wait_copied(reprise_save* save, double timeout_s);
 /* Blocks until the save reached `durability` for the whole job. */
-REPRISE_API reprise_code reprise_save_wait(reprise_save* save, uint8_t durability, double timeout_s);
+REPRISE_API reprise_code reprise_save_wait(reprise_save* save, uint8_t durability,
+                                           double timeout_s);
 /* The caller found its memory changed before it was copied: abort for all ranks, naming why. */
 REPRISE_API void reprise_save_abort(reprise_save* save, const char* reason);
 REPRISE_API const char* reprise_save_error(const reprise_save* save);

@@ -58,9 +58,9 @@ struct ClientOptions {
   std::string uri;
   uint32_t rank = 0;
   uint32_t world = 1;
-  std::string launcher;  // equal in all ranks of one launch; "": derived from the environment
-  std::string socket;    // "": REPRISE_SOCKET, else /run/reprise/node.sock
-  std::string daemon;    // path of `reprised`, embedded mode; "": beside libreprise, then PATH
+  std::string launcher;       // equal in all ranks of one launch; "": derived from the environment
+  std::string socket;         // "": REPRISE_SOCKET, else /run/reprise/node.sock
+  std::string daemon;         // path of `reprised`, embedded mode; "": beside libreprise, then PATH
   bool takeover = false;      // fence a live run of this job under another launcher
   uint32_t copy_threads = 0;  // 0: two, or one on a single core
   double connect_timeout_s = 10;
@@ -77,13 +77,14 @@ struct RunInfo {
 };
 
 struct SaveOptions {
-  std::string metadata;  // a JSON object, or ""
+  std::string metadata;                         // a JSON object, or ""
   Durability durability = Durability::kServer;  // what Close waits for
 };
 
 struct SaveProgress {
-  uint8_t phase = 0;  // 0 starting, 1 transferring, 2 sealed here, 3 everywhere, 4 committed, 5 failed
-  Status status;      // why it failed
+  uint8_t phase =
+      0;          // 0 starting, 1 transferring, 2 sealed here, 3 everywhere, 4 committed, 5 failed
+  Status status;  // why it failed
   uint64_t step = 0;
   uint64_t bytes = 0;
   double start_ms = 0;       // time inside Snapshot

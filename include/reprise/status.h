@@ -37,8 +37,8 @@ enum class Code : uint8_t {
   kUnavailable = 14,        // peer or device away: retry
   kDataLoss = 15,           // stored bytes fail their digest and no intact copy is left
   kUnauthenticated = 16,    // no valid credential
-  kOutcomeUnknown = 17,     // the effect may or may not have happened: ask again with the same op id
-  kFenced = 18,             // a newer run of this job exists; this process must stop saving
+  kOutcomeUnknown = 17,  // the effect may or may not have happened: ask again with the same op id
+  kFenced = 18,          // a newer run of this job exists; this process must stop saving
 };
 
 // The code's name as logs, JSON and the CLI print it ("RESOURCE_EXHAUSTED").

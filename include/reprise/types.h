@@ -36,7 +36,7 @@ enum class Dtype : uint8_t {
   kF64 = 13,
   kF8E4M3 = 14,
   kF8E5M2 = 15,
-  kF8E8M0 = 16,    // not in safetensors: stored as U8, true type in metadata
+  kF8E8M0 = 16,      // not in safetensors: stored as U8, true type in metadata
   kComplex64 = 17,   // likewise
   kComplex128 = 18,  // likewise
 };

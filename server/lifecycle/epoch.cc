@@ -69,8 +69,8 @@ Task<Result<RegisterAnswer>> Epochs::Register(RegisterRequest request, TimePoint
   }
   LaunchPtr launch = FindLaunch(launches, request.who);
   if (launch == nullptr) {
-    REPRISE_CO_ASSIGN(launch, request.epoch == 0 ? Join(launches, job, request)
-                                                 : Rejoin(launches, job, request));
+    REPRISE_CO_ASSIGN(
+        launch, request.epoch == 0 ? Join(launches, job, request) : Rejoin(launches, job, request));
   }
   co_return co_await AwaitAnswer(job, std::move(launch), request.who, deadline);
 }
@@ -152,8 +152,7 @@ Result<Epochs::LaunchPtr> Epochs::Rejoin(JobLaunches& launches, const Id& job_id
   const JobState& job = *core_.state.FindJob(job_id);
   auto epoch = job.epochs.find(request.epoch);
   bool current = request.epoch == job.epoch() && epoch != job.epochs.end() &&
-                 epoch->second.resume.has_value() &&
-                 epoch->second.grant.world == request.who.world;
+                 epoch->second.resume.has_value() && epoch->second.grant.world == request.who.world;
   if (!current) {
     return Fail(Code::kFenced, "rank {}: epoch {} of job {} is over, epoch {} runs now",
                 request.who.rank, request.epoch, request.who.job, job.epoch());

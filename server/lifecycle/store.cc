@@ -159,9 +159,8 @@ Task<Status> StoreImpl::VerifyCheckpoint(CheckpointRow row) {
     // Only damage is recorded as damage; what this start could not read, the next may.
     if (manifest.error().code() == Code::kUnimplemented) co_return manifest.error();
     if (manifest.error().code() != Code::kDataLoss || row.mark != format::Mark::kIntact) {
-      parts_->report.repairs.push_back(fmt::format("{} could not be checked: {}",
-                                                   NameOf(row.commit.key),
-                                                   manifest.error().ToString()));
+      parts_->report.repairs.push_back(fmt::format(
+          "{} could not be checked: {}", NameOf(row.commit.key), manifest.error().ToString()));
       co_return OkStatus();
     }
     parts_->report.repairs.push_back(

@@ -66,11 +66,12 @@ class Service final : public v1::Control::CallbackService {
         });
   }
   Reactor* Begin(Context* context, const v1::BeginRequest* in, v1::BeginReply* out) override {
-    return Convert<lifecycle::BeginRequest>(context, *in, [this, out](auto request) -> Task<Status> {
-      auto answer = co_await coordinator_.Begin(std::move(request));
-      if (answer.has_value()) out->set_attempt(ToProto(answer->attempt));
-      co_return StatusOf(answer);
-    });
+    return Convert<lifecycle::BeginRequest>(
+        context, *in, [this, out](auto request) -> Task<Status> {
+          auto answer = co_await coordinator_.Begin(std::move(request));
+          if (answer.has_value()) out->set_attempt(ToProto(answer->attempt));
+          co_return StatusOf(answer);
+        });
   }
   Reactor* Skip(Context* context, const v1::SkipRequest* in, v1::Empty*) override {
     return Convert<lifecycle::SkipRequest>(context, *in, [this](auto request) -> Task<Status> {

@@ -35,9 +35,10 @@ class ControlServer {
  public:
   // Serves `coordinator` (living on `loop`) at `address`: "host:port" (port 0 picks one) or
   // "unix:/path". UNAVAILABLE when the address cannot be bound.
-  static Result<std::unique_ptr<ControlServer>> Start(
-      Loop& loop, lifecycle::CoordinatorApi& coordinator, std::string address,
-      std::function<StoreDescription()> describe);
+  static Result<std::unique_ptr<ControlServer>> Start(Loop& loop,
+                                                      lifecycle::CoordinatorApi& coordinator,
+                                                      std::string address,
+                                                      std::function<StoreDescription()> describe);
   virtual ~ControlServer() = default;
   // Where it listens ("host:port" with the real port, or "unix:/path").
   virtual std::string address() const = 0;

@@ -260,7 +260,8 @@ Result<lifecycle::PollAnswer> FromProto(const v1::PollReply& message) {
   answer.lost = message.lost();
   for (const v1::NodeEvent& in : message.events()) {
     lifecycle::NodeEvent event;
-    if (in.kind() < 1 || in.kind() > static_cast<uint32_t>(lifecycle::NodeEvent::Kind::kLocalSealed)) {
+    if (in.kind() < 1 ||
+        in.kind() > static_cast<uint32_t>(lifecycle::NodeEvent::Kind::kLocalSealed)) {
       return Fail(Code::kUnimplemented,
                   "the store sent event kind {}, which this daemon does not know: upgrade it",
                   in.kind());

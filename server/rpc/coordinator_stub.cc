@@ -87,8 +87,8 @@ class Stub final : public CoordinatorStub {
     co_return StatusOf(co_await Unary<v1::Empty>(&AsyncStub::Skip, ToProto(request), "Skip"));
   }
   Task<Status> ReportInventory(lifecycle::InventoryReport report) override {
-    co_return StatusOf(co_await Unary<v1::Empty>(&AsyncStub::ReportInventory, ToProto(report),
-                                                 "ReportInventory"));
+    co_return StatusOf(
+        co_await Unary<v1::Empty>(&AsyncStub::ReportInventory, ToProto(report), "ReportInventory"));
   }
   Task<Status> ReportRankGone(lifecycle::RankGone gone) override {
     co_return StatusOf(
@@ -139,8 +139,8 @@ class Stub final : public CoordinatorStub {
   }
   Task<Result<lifecycle::CheckpointInfo>> Resolve(std::string tenant, std::string job,
                                                   lifecycle::Selector selector) override {
-    auto reply = co_await Unary<v1::CheckpointInfo>(
-        &AsyncStub::Resolve, ToProto(tenant, job, selector), "Resolve");
+    auto reply = co_await Unary<v1::CheckpointInfo>(&AsyncStub::Resolve,
+                                                    ToProto(tenant, job, selector), "Resolve");
     if (!reply.has_value()) co_return Error(reply.error());
     co_return FromProto(*reply);
   }
@@ -184,8 +184,8 @@ class Stub final : public CoordinatorStub {
     // Shared with gRPC's callback, which may outlive this coroutine when its loop is torn down.
     auto call = std::make_shared<Call<Request, Reply>>();
     call->request = std::move(request);
-    Nanos left = deadline.has_value() ? std::max(*deadline - loop_.Now(), Nanos{0})
-                                      : Nanos(kCallTimeout);
+    Nanos left =
+        deadline.has_value() ? std::max(*deadline - loop_.Now(), Nanos{0}) : Nanos(kCallTimeout);
     call->context.set_deadline(
         std::chrono::system_clock::time_point(
             std::chrono::microseconds(loop_.clock().WallMicros())) +

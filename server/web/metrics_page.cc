@@ -31,8 +31,7 @@ class Page {
     metric.gauge.value = value;
     families_.back().metric.push_back(std::move(metric));
   }
-  void Single(std::string_view name, std::string_view type, std::string_view help,
-              uint64_t value) {
+  void Single(std::string_view name, std::string_view type, std::string_view help, uint64_t value) {
     Family(name, type, help);
     Value({}, static_cast<double>(value));
   }
@@ -60,14 +59,12 @@ void AddStore(Page& page, const MetricsSnapshot& s) {
   page.Single("reprise_data_connections", "gauge", "Open data-plane connections.", s.connections);
   page.Family("reprise_last_committed_step", "gauge", "Step of the newest committed checkpoint.");
   for (const JobMetrics& job : s.jobs) {
-    page.Value({{"job", job.job}},
-               static_cast<double>(job.last_committed_step));
+    page.Value({{"job", job.job}}, static_cast<double>(job.last_committed_step));
   }
   page.Family("reprise_last_commit_timestamp_seconds", "gauge",
               "When the newest committed checkpoint was saved (Unix time).");
   for (const JobMetrics& job : s.jobs) {
-    page.Value({{"job", job.job}, {"tier", "nvme"}},
-               job.last_commit_timestamp_seconds);
+    page.Value({{"job", job.job}, {"tier", "nvme"}}, job.last_commit_timestamp_seconds);
   }
   page.Family("reprise_checkpoints", "gauge", "Committed checkpoints kept.");
   for (const JobMetrics& job : s.jobs) {

@@ -49,8 +49,9 @@ class Measurement {
     double seconds = SecondsOf(clock_.Now() - began_);
     double gigabytes = static_cast<double>(bytes_) / 1e9;
     std::cout << fmt::format(
-        R"({{"bytes": {}, "seconds": {}, "bytes_per_s": {}, "core_s_per_GB": {}}})" "\n", bytes_,
-        seconds, static_cast<double>(bytes_) / seconds, (CpuSeconds() - cpu_) / gigabytes);
+        R"({{"bytes": {}, "seconds": {}, "bytes_per_s": {}, "core_s_per_GB": {}}})"
+        "\n",
+        bytes_, seconds, static_cast<double>(bytes_) / seconds, (CpuSeconds() - cpu_) / gigabytes);
   }
 
  private:
@@ -94,8 +95,7 @@ Task<Status> MoveFile(Io& io, std::string path, uint64_t bytes, bool write) {
 
 Task<Status> SendAll(Io& io, std::string address, uint64_t bytes) {
   REPRISE_CO_ASSIGN_STATUS(
-      SocketId socket,
-      co_await io.Connect(address, io.loop().Now() + std::chrono::seconds(10)));
+      SocketId socket, co_await io.Connect(address, io.loop().Now() + std::chrono::seconds(10)));
   Bytes block(1 << 20, 1);
   for (uint64_t sent = 0; sent < bytes; sent += block.size()) {
     REPRISE_CO_RETURN_IF_ERROR(co_await SendFully(io, socket, block));

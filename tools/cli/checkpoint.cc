@@ -25,10 +25,10 @@ Result<OpenedCheckpoint> OpenCheckpoint(const GlobalOptions& options, const Refe
     return Error(Code::kInternal, "the store answered with a malformed job id");
   }
   std::memcpy(id.bytes.data(), job.job().data(), id.bytes.size());
-  REPRISE_ASSIGN(opened.reader,
-                 DataReader::Open(store.data_address(), id,
-                                  {opened.info.key().epoch(), opened.info.key().step()},
-                                  options.timeout()));
+  REPRISE_ASSIGN(
+      opened.reader,
+      DataReader::Open(store.data_address(), id,
+                       {opened.info.key().epoch(), opened.info.key().step()}, options.timeout()));
   return opened;
 }
 

@@ -41,14 +41,10 @@ json JsonOf(const v1::JobInfo& job) {
                      {"alive", rank.alive()},
                      {"last_step", rank.last_step()}});
   }
-  json out = {{"tenant", job.tenant()},
-              {"job", job.name()},
-              {"epoch", job.epoch()},
-              {"world", job.world()},
-              {"alive", job.alive()},
-              {"checkpoints", job.checkpoint_count()},
-              {"bytes", job.stored_bytes()},
-              {"ranks", ranks}};
+  json out = {{"tenant", job.tenant()},      {"job", job.name()},
+              {"epoch", job.epoch()},        {"world", job.world()},
+              {"alive", job.alive()},        {"checkpoints", job.checkpoint_count()},
+              {"bytes", job.stored_bytes()}, {"ranks", ranks}};
   if (job.has_latest()) out["latest_step"] = job.latest().step();
   if (job.has_resume()) out["resume_step"] = job.resume().step();
   return out;
@@ -79,18 +75,16 @@ Status RunList(const GlobalOptions& options, const std::string& job, bool all) {
   REPRISE_ASSIGN_STATUS(Connection connection, Connect(options));
   if (job.empty()) return ListJobs(*connection.control, options);
   REPRISE_ASSIGN_STATUS(Reference reference, ParseReference(job));
-  REPRISE_ASSIGN_STATUS(
-      v1::CheckpointList list,
-      connection.control->ListCheckpoints(reference.tenant, reference.job, all));
+  REPRISE_ASSIGN_STATUS(v1::CheckpointList list,
+                        connection.control->ListCheckpoints(reference.tenant, reference.job, all));
   if (options.json()) {
     json checkpoints = json::array();
     for (const v1::CheckpointInfo& info : list.checkpoints()) checkpoints.push_back(JsonOf(info));
-    PrintJson({{"tenant", reference.tenant}, {"job", reference.job},
-               {"checkpoints", checkpoints}});
+    PrintJson({{"tenant", reference.tenant}, {"job", reference.job}, {"checkpoints", checkpoints}});
     return OkStatus();
   }
-  Table table({"JOB", "STEP", "RUN", "STATE", "DURABILITY", "SIZE", "AGE", "WORLD", "PINNED",
-               "NOTE"});
+  Table table(
+      {"JOB", "STEP", "RUN", "STATE", "DURABILITY", "SIZE", "AGE", "WORLD", "PINNED", "NOTE"});
   for (const v1::CheckpointInfo& info : list.checkpoints()) {
     std::string note = info.note();
     if (info.adopted()) note += note.empty() ? "adopted at run start" : "; adopted at run start";
@@ -147,9 +141,8 @@ Status RunStatus(const GlobalOptions& options, const std::string& job) {
   REPRISE_ASSIGN_STATUS(Reference reference, ParseReference(job));
   REPRISE_ASSIGN_STATUS(v1::JobInfo info,
                         connection.control->GetJob(reference.tenant, reference.job));
-  REPRISE_ASSIGN_STATUS(
-      v1::CheckpointList list,
-      connection.control->ListCheckpoints(reference.tenant, reference.job, true));
+  REPRISE_ASSIGN_STATUS(v1::CheckpointList list,
+                        connection.control->ListCheckpoints(reference.tenant, reference.job, true));
   if (options.json()) {
     json document = JsonOf(info);
     for (const v1::CheckpointInfo& item : list.checkpoints()) {

@@ -47,15 +47,16 @@ Finding CheckMemlock() {
 Finding CheckIoUring() {
   std::string disabled = FirstLineOf("/proc/sys/kernel/io_uring_disabled");
   if (disabled.empty() || disabled == "0") {
-    return {"ok", "io_uring", "not disabled by sysctl; a seccomp profile may still refuse it "
-                              "(reprised logs the engine it chose)"};
+    return {"ok", "io_uring",
+            "not disabled by sysctl; a seccomp profile may still refuse it "
+            "(reprised logs the engine it chose)"};
   }
   return {"note", "io_uring",
           fmt::format("kernel.io_uring_disabled is {}: reprised uses its thread pool", disabled)};
 }
 
 Finding CheckShm() {
-  struct statvfs info {};
+  struct statvfs info{};
   if (statvfs("/dev/shm", &info) != 0) {
     return {"bad", "/dev/shm", "missing: set node.slab_directory to a tmpfs"};
   }
@@ -80,11 +81,11 @@ std::vector<Finding> CheckStore(const GlobalOptions& options) {
                       fmt::format("version {} at {}, I/O engine: {}", info->version(),
                                   connection->control->address(), info->io_engine())});
   uint64_t percent = info->used_bytes() * 100 / std::max<uint64_t>(1, info->capacity_bytes());
-  findings.push_back({percent > 85 ? "bad" : "ok", "capacity",
-                      fmt::format("{} of {} used ({} %){}", HumanBytes(info->used_bytes()),
-                                  HumanBytes(info->capacity_bytes()), percent,
-                                  percent > 85 ? ": delete checkpoints or raise store.capacity"
-                                               : "")});
+  findings.push_back(
+      {percent > 85 ? "bad" : "ok", "capacity",
+       fmt::format("{} of {} used ({} %){}", HumanBytes(info->used_bytes()),
+                   HumanBytes(info->capacity_bytes()), percent,
+                   percent > 85 ? ": delete checkpoints or raise store.capacity" : "")});
   if (info->suspect_bytes() > 0) {
     findings.push_back({"bad", "disk",
                         fmt::format("{} in segments that failed a write or flush: check the "

@@ -105,8 +105,8 @@ Status PrintPlan(const GlobalOptions& options, const Reference& reference,
     return OkStatus();
   }
   std::cout << fmt::format("{}/{}@{}~{}: {} from {} shard(s)\n", reference.tenant, reference.job,
-                           manifest.key.step, manifest.key.epoch,
-                           HumanBytes(opened.info.length()), manifest.shards.size());
+                           manifest.key.step, manifest.key.epoch, HumanBytes(opened.info.length()),
+                           manifest.shards.size());
   Table table({"RANK", "SIZE", "SOURCE"});
   for (const format::CheckpointShard& shard : manifest.shards) {
     table.Add({fmt::format("{}", shard.rank), HumanBytes(shard.length), "nvme"});
@@ -133,8 +133,7 @@ Status RunRestore(const GlobalOptions& options, const RestoreOptions& restore) {
     Progress progress("restore", opened.info.length(), options.json());
     std::set<Bytes> written;
     for (const format::CheckpointShard& shard : manifest.shards) {
-      REPRISE_RETURN_IF_ERROR(
-          RestoreShard(reader, shard, layouts, files, written, progress));
+      REPRISE_RETURN_IF_ERROR(RestoreShard(reader, shard, layouts, files, written, progress));
     }
     seconds = progress.seconds();
   }

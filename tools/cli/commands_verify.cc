@@ -43,8 +43,7 @@ Status RunVerify(const GlobalOptions& options, const VerifyOptions& verify) {
   {
     Progress progress("verify", opened.info.length(), options.json());
     for (const format::CheckpointShard& shard : reader.manifest().shards) {
-      REPRISE_RETURN_IF_ERROR(
-          VerifyShard(reader, shard.rank, verify.read_data, progress, damage));
+      REPRISE_RETURN_IF_ERROR(VerifyShard(reader, shard.rank, verify.read_data, progress, damage));
     }
     seconds = progress.seconds();
   }
@@ -75,8 +74,8 @@ Status RunVerify(const GlobalOptions& options, const VerifyOptions& verify) {
   return FailStatus(Code::kDataLoss,
                     "{}: {} damaged part(s), first: {}. Marked as damaged: the next run resumes "
                     "from an older checkpoint (`reprise ls {}/{}`)",
-                    reference.ToString(), damage.size(),
-                    damage.front()["what"].get<std::string>(), reference.tenant, reference.job);
+                    reference.ToString(), damage.size(), damage.front()["what"].get<std::string>(),
+                    reference.tenant, reference.job);
 }
 
 }  // namespace reprise::cli

@@ -30,20 +30,19 @@ Status StatusOfCall(const grpc::Status& status, const grpc::ClientContext& conte
 
 Control::Control(std::string address, std::chrono::milliseconds timeout)
     : address_(std::move(address)), timeout_(timeout) {
-  stub_ = v1::Control::NewStub(
-      grpc::CreateChannel(address_, grpc::InsecureChannelCredentials()));
+  stub_ = v1::Control::NewStub(grpc::CreateChannel(address_, grpc::InsecureChannelCredentials()));
 }
 
 template <typename Request, typename Reply>
 Result<Reply> Control::Call(Method<Request, Reply> method, const Request& request) {
   grpc::ClientContext context;
   SystemClock clock;
-  context.set_deadline(std::chrono::system_clock::time_point(
-                           std::chrono::microseconds(clock.WallMicros())) +
-                       timeout_);
+  context.set_deadline(
+      std::chrono::system_clock::time_point(std::chrono::microseconds(clock.WallMicros())) +
+      timeout_);
   Reply reply;
-  grpc::Status status = (static_cast<v1::Control::StubInterface*>(stub_.get())->*method)(
-      &context, request, &reply);
+  grpc::Status status =
+      (static_cast<v1::Control::StubInterface*>(stub_.get())->*method)(&context, request, &reply);
   REPRISE_TRY(StatusOfCall(status, context, address_));
   return reply;
 }

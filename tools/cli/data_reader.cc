@@ -36,8 +36,8 @@ class Stream {
 
   Status Connect(const std::string& address, std::chrono::milliseconds timeout) {
     address_ = address;
-    Status status = address.starts_with("unix:") ? ConnectUnix(address.substr(5))
-                                                 : ConnectTcp(address);
+    Status status =
+        address.starts_with("unix:") ? ConnectUnix(address.substr(5)) : ConnectTcp(address);
     REPRISE_RETURN_IF_ERROR(status);
     timeval limit{timeout.count() / 1000, (timeout.count() % 1000) * 1000};
     setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
@@ -101,8 +101,8 @@ class Stream {
     addrinfo hints{};
     hints.ai_socktype = SOCK_STREAM;
     addrinfo* found = nullptr;
-    int error = getaddrinfo(address.substr(0, colon).c_str(), address.c_str() + colon + 1, &hints,
-                            &found);
+    int error =
+        getaddrinfo(address.substr(0, colon).c_str(), address.c_str() + colon + 1, &hints, &found);
     if (error != 0) {
       return FailStatus(Code::kUnavailable, "{}: {}", address, gai_strerror(error));
     }
@@ -169,9 +169,8 @@ class Reader final : public DataReader {
     for (uint64_t index = 0; index < count; ++index) {
       if (index == asked) {
         auto size = static_cast<uint32_t>(std::min<uint64_t>(kChunksPerRequest, count - asked));
-        REPRISE_RETURN_IF_ERROR(
-            stream_.Send(wire::Session::Pack(
-                wire::ReadChunks{shard.identity.rank, asked, size}, next_request_++, kStream)));
+        REPRISE_RETURN_IF_ERROR(stream_.Send(wire::Session::Pack(
+            wire::ReadChunks{shard.identity.rank, asked, size}, next_request_++, kStream)));
         asked += size;
       }
       uint64_t length = format::ChunkLength(shard.length, shard.chunk_bytes, index);

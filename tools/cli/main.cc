@@ -65,7 +65,8 @@ void AddAct(CLI::App& app, CommandLine& line) {
   restore->add_flag("--plan", line.restore.plan, "Say what would be read from where, and stop");
   restore->callback([&] { line.run = [&] { return RunRestore(line.global, line.restore); }; });
 
-  CLI::App* doctor = app.add_subcommand("doctor", "Check this host and the store; say what to mend");
+  CLI::App* doctor =
+      app.add_subcommand("doctor", "Check this host and the store; say what to mend");
   doctor->callback([&] { line.run = [&] { return RunDoctor(line.global); }; });
   CLI::App* version = app.add_subcommand("version", "Version of this program");
   version->callback([&] { line.run = [&] { return RunVersion(line.global); }; });

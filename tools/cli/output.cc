@@ -94,13 +94,16 @@ void Progress::Show(bool last) {
   double rate = static_cast<double>(done_) / 1e9 / std::max(seconds(), 1e-6);
   if (terminal_) {
     uint64_t filled = total_ == 0 ? kWidth : std::min(kWidth, done_ * kWidth / total_);
-    std::cerr << fmt::format("\r{} [{}{}] {} of {}, {:.2f} GB/s ", title_,
-                             std::string(filled, '#'), std::string(kWidth - filled, ' '),
-                             HumanBytes(done_), HumanBytes(total_), rate)
+    std::cerr << fmt::format("\r{} [{}{}] {} of {}, {:.2f} GB/s ", title_, std::string(filled, '#'),
+                             std::string(kWidth - filled, ' '), HumanBytes(done_),
+                             HumanBytes(total_), rate)
               << (last ? "\n" : "") << std::flush;
   } else if (json_ && !last) {
-    nlohmann::json line = {{"schema", 1},          {"type", "progress"}, {"bytes_done", done_},
-                           {"bytes_total", total_}, {"seconds", seconds()}};
+    nlohmann::json line = {{"schema", 1},
+                           {"type", "progress"},
+                           {"bytes_done", done_},
+                           {"bytes_total", total_},
+                           {"seconds", seconds()}};
     std::cout << line.dump() << std::endl;
   }
 }

@@ -20,8 +20,16 @@ namespace reprise::cli {
 
 // Exit codes (docs/cli.md).
 enum ExitCode : int {
-  kExitOk = 0, kExitFailed = 1, kExitUsage = 2, kExitPartial = 3, kExitNotFound = 4,
-  kExitCorrupt = 5, kExitUnreachable = 10, kExitFenced = 11, kExitDenied = 12, kExitFull = 13,
+  kExitOk = 0,
+  kExitFailed = 1,
+  kExitUsage = 2,
+  kExitPartial = 3,
+  kExitNotFound = 4,
+  kExitCorrupt = 5,
+  kExitUnreachable = 10,
+  kExitFenced = 11,
+  kExitDenied = 12,
+  kExitFull = 13,
   kExitDeadline = 124,
 };
 int ExitCodeOf(Code code);

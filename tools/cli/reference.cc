@@ -12,8 +12,10 @@ Result<uint64_t> ParseNumber(std::string_view text, std::string_view what) {
   uint64_t value = 0;
   auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error == std::errc() && end == text.data() + text.size()) return value;
-  return Fail(Code::kInvalidArgument, "{} '{}' is not a number: write JOB@STEP, JOB@STEP~EPOCH or "
-              "JOB@latest", what, text);
+  return Fail(Code::kInvalidArgument,
+              "{} '{}' is not a number: write JOB@STEP, JOB@STEP~EPOCH or "
+              "JOB@latest",
+              what, text);
 }
 
 }  // namespace

@@ -8,8 +8,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include <cstdlib>
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 
@@ -25,8 +25,7 @@ struct SharedFile {
   explicit SharedFile(uint64_t the_bytes) : bytes(the_bytes) {
     fd = ::memfd_create("fake-slot", MFD_CLOEXEC);
     REPRISE_CHECK(fd >= 0 && ::ftruncate(fd, static_cast<off_t>(bytes)) == 0);
-    data = static_cast<uint8_t*>(
-        ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
+    data = static_cast<uint8_t*>(::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
     REPRISE_CHECK(data != MAP_FAILED);
     // Reused memory is dirty: a client that forgets to zero a gap is found out.
     std::memset(data, 0xEE, bytes);
@@ -391,8 +390,8 @@ void FakeDaemon::Report(wire::SavePhase phase, Status status) {
   std::lock_guard lock(mutex_);
   for (auto& peer : peers_) {
     if (peer->newest_save == 0) continue;
-    wire::SaveState state{peer->newest_save, peer->newest_step, phase, status.code(),
-                          status.message(), 0};
+    wire::SaveState state{peer->newest_save, peer->newest_step, phase,
+                          status.code(),     status.message(),  0};
     Send(*peer, wire::Session::Pack(state, 0));
   }
 }
@@ -432,8 +431,8 @@ void FakeDaemon::HandleRead(Peer& peer, const wire::Session::Incoming& message) 
 
 void FakeDaemon::OfferSlot(Peer& peer, uint64_t request, uint64_t stream, uint32_t rank) {
   if (!behaviour_.offer_slots) {
-    return Send(peer, wire::Session::PackError(Status(Code::kNotFound, "no local copy"), request,
-                                               stream));
+    return Send(
+        peer, wire::Session::PackError(Status(Code::kNotFound, "no local copy"), request, stream));
   }
   const Bytes& bytes = checkpoint_->bytes.at(rank);
   SharedFile file(kDataOffset + bytes.size());

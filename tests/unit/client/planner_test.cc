@@ -176,8 +176,7 @@ Saved SaveAll(const std::vector<std::vector<Piece>>& pieces_of_rank) {
       if (!bytes.empty()) std::memcpy(shard.data() + piece.position, bytes.data(), bytes.size());
     }
     auto same = std::ranges::find(saved.state.layouts, layout);
-    saved.state.layout_of_rank.push_back(
-        static_cast<uint32_t>(same - saved.state.layouts.begin()));
+    saved.state.layout_of_rank.push_back(static_cast<uint32_t>(same - saved.state.layouts.begin()));
     if (same == saved.state.layouts.end()) saved.state.layouts.push_back(layout);
     saved.shards.push_back(std::move(shard));
   }
@@ -283,9 +282,8 @@ TEST(Planner, EachChunkIsListedOnceForEachCopyThatNeedsIt) {
 
 TEST(Planner, AllDefectsAreListedTogether) {
   Saved saved = SaveAll({{WholePiece("t0", {4}), WholePiece("t1", {4})}});
-  std::vector<WantedPiece> want{{WholePiece("t9", {4}), -1},
-                                {WholePiece("t0", {5}), -1},
-                                {WholePiece("t1", {4}), -1}};
+  std::vector<WantedPiece> want{
+      {WholePiece("t9", {4}), -1}, {WholePiece("t0", {5}), -1}, {WholePiece("t1", {4}), -1}};
   want[2].piece.dtype = Dtype::kI64;
   auto plan = PlanRestore(saved.state, want, {.rank = 0, .world = 1});
   ASSERT_FALSE(plan.has_value());
@@ -297,7 +295,8 @@ TEST(Planner, AllDefectsAreListedTogether) {
 }
 
 TEST(Planner, TheOwnShardIsPreferredAndOthersAreSpread) {
-  Saved saved = SaveAll({{WholePiece("t0", {4})}, {WholePiece("t0", {4})}, {WholePiece("t0", {4})}});
+  Saved saved =
+      SaveAll({{WholePiece("t0", {4})}, {WholePiece("t0", {4})}, {WholePiece("t0", {4})}});
   std::vector<WantedPiece> want{{WholePiece("t0", {4}), -1}};
   for (uint32_t rank = 0; rank < 3; ++rank) {
     auto plan = PlanRestore(saved.state, want, {.rank = rank, .world = 3});

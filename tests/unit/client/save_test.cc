@@ -94,7 +94,8 @@ TEST_F(SaveTest, ALayoutThatTheDaemonForgotIsSentAgain) {
 
 TEST_F(SaveTest, ARefusalOfTheDaemonFailsTheStepWithItsWordsAndIsNotSentBack) {
   OpenAndRegister();
-  daemon_.Set([](auto& b) { b.refuse_begin = Status(Code::kResourceExhausted, "no slot is free"); });
+  daemon_.Set(
+      [](auto& b) { b.refuse_begin = Status(Code::kResourceExhausted, "no slot is free"); });
   State state(1, {9000});
   auto ticket = client_->Snapshot(3, state.Pieces());
   Status status = ticket->WaitCopied(10);
@@ -168,8 +169,7 @@ TEST_F(SaveTest, ASilentDaemonStallsTrainingNoLongerThanTheBudget) {
   auto ticket = client_->Snapshot(1, state.Pieces());
   auto started = std::chrono::steady_clock::now();
   Status status = ticket->WaitCopied(-1);
-  double waited =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+  double waited = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
   EXPECT_EQ(status.code(), Code::kDeadlineExceeded);
   EXPECT_LT(waited, 3);
   ASSERT_TRUE(daemon_.AwaitSkips(1));
@@ -295,7 +295,9 @@ TEST_F(SaveTest, AFailedLastSaveThatNobodyLookedAtIsToldByClose) {
   OpenAndRegister();
   daemon_.Set([](auto& b) { b.refuse_begin = Status(Code::kAborted, "disk full"); });
   State state(1, {9000});
-  { auto ticket = client_->Snapshot(1, state.Pieces()); }
+  {
+    auto ticket = client_->Snapshot(1, state.Pieces());
+  }
   Status status = client_->Close(10);
   EXPECT_EQ(status.code(), Code::kAborted);
   EXPECT_NE(status.message().find("disk full"), std::string::npos);

@@ -283,6 +283,20 @@ TEST_F(NvmeTierTest, PrewritingGivesWayToASegmentThatIsNeeded) {
   }
 }
 
+TEST_F(NvmeTierTest, AWriteDoesNotWaitForTheRestOfALargeSegmentToBePrewritten) {
+  constexpr uint64_t kLarge = 32 * limits::kMiB;
+  Result<std::unique_ptr<Tier>> opened = machine_.loop().RunTask(
+      NvmeTier::Open(machine_.io, {"/data/seg", kLarge, 1, /*prewrite=*/true, {}}));
+  ASSERT_TRUE(opened.has_value()) << opened.error();
+  machine_.tier = std::move(*opened);
+  machine_.loop().RunUntil([&] { return disk().counters().writes == 3; });
+  Extents runs = *tier().Reserve(data_.size());
+  ASSERT_TRUE(machine_.Write(runs, data_.view()).ok());
+  EXPECT_LE(disk().counters().writes, 5u) << "at most the write in flight comes first";
+  machine_.world.RunFor(std::chrono::seconds(1));
+  EXPECT_TRUE(machine_.Check(runs, data_.view()).ok());
+}
+
 TEST_F(NvmeTierTest, SegmentsThatWereFoundAreNotZeroedBeforeRecoveryIsOver) {
   Open();
   Extents runs = *tier().Reserve(data_.size());
