@@ -69,6 +69,15 @@ def read_safetensors(path):
             if name != "__metadata__"}
 
 
+def last_document(text):
+    """The last of several JSON documents: a slow command says every second how far it is."""
+    document = None
+    while text:
+        document, end = json.JSONDecoder().raw_decode(text)
+        text = text[end:].lstrip()
+    return document
+
+
 class World:
     """One store directory, its daemons and ranks. `both`: one daemon holds both roles."""
 
@@ -220,7 +229,7 @@ class World:
         for reference, process in zip(references, running):
             out, error = process.communicate(timeout=120)
             if process.returncode == 0:
-                document = json.loads(out)
+                document = last_document(out)
                 answers.append(((document["epoch"], document["step"]), ""))
             else:
                 answers.append((None, f"verify {reference}: exit {process.returncode}: "
