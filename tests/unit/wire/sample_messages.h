@@ -62,9 +62,9 @@ concept HasFields6 = requires(Message m) { Message{{}, {}, {}, {}, {}, {}}; };
 
 template <typename Message>
 void FillMessage(Rng& rng, Message& message) {
-  if constexpr (requires { Message{{}, {}, {}, {}, {}, {}, {}, {}, {}}; }) {
-    auto& [a, b, c, d, e, f, g, h, i] = message;
-    FillAll(rng, a, b, c, d, e, f, g, h, i);
+  if constexpr (requires { Message{{}, {}, {}, {}, {}, {}, {}, {}, {}, {}}; }) {
+    auto& [a, b, c, d, e, f, g, h, i, j] = message;
+    FillAll(rng, a, b, c, d, e, f, g, h, i, j);
   } else if constexpr (HasFields6<Message>) {
     auto& [a, b, c, d, e, f] = message;
     FillAll(rng, a, b, c, d, e, f);
