@@ -55,7 +55,8 @@ void PrintError(const Status& status, bool json) {
                            {"type", "error"},
                            {"code", CodeName(status.code())},
                            {"message", status.message()}};
-    std::cout << line.dump() << "\n";
+    std::cerr << line.dump() << "\n";
+    return;
   }
   std::cerr << "error: " << status.message() << "\n";
 }
@@ -104,7 +105,7 @@ void Progress::Show(bool last) {
                            {"bytes_done", done_},
                            {"bytes_total", total_},
                            {"seconds", seconds()}};
-    std::cout << line.dump() << std::endl;
+    std::cerr << line.dump() << "\n";
   }
 }
 

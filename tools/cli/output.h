@@ -46,13 +46,13 @@ class Table {
 };
 
 void PrintJson(const nlohmann::json& document);
-// "error: ..." on stderr; as a JSON line when `json`.
+// "error: ..." on stderr, or a JSON line there when `json`.
 void PrintError(const Status& status, bool json);
 
 // "3 s", "12 min", "5 h", "2 d" since a wall-clock time.
 std::string AgeOf(int64_t wall_micros);
 
-// A bar on stderr when it is a terminal; otherwise, with `json`, one line of JSON a second on stdout.
+// A bar on stderr when it is a terminal; otherwise, with `json`, one line of JSON a second there.
 class Progress {
  public:
   Progress(std::string title, uint64_t total_bytes, bool json);
