@@ -94,7 +94,8 @@ Status HostEngine::Copy(const CopyRequest& request) {
 }
 
 Status HostEngine::Deliver(void* target, const uint8_t* source, uint64_t bytes) {
-  if (bytes != 0) std::memcpy(target, source, bytes);
+  StreamCopy(target, source, bytes);
+  if (bytes >= kStreamBytesMin) CopyFence();
   return OkStatus();
 }
 

@@ -123,7 +123,14 @@ Status Session::SendLocked(ByteView bytes, uint64_t generation) {
   }
   if (out_.empty()) {
     Result<size_t> sent = connection_->TrySend(bytes);
-    if (!sent.has_value()) return sent.error();
+    if (!sent.has_value()) {
+      // This generation is over, although the thread that serves it has not seen that yet: whoever
+      // tries again must wait for the next one.
+      generation_.store(0, std::memory_order_release);
+      away_why_ = sent.error();
+      Wake();
+      return sent.error();
+    }
     bytes = bytes.subspan(*sent);
   }
   if (bytes.empty()) return OkStatus();

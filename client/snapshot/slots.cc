@@ -80,6 +80,10 @@ void Slots::Interrupt() {
   if (waiting_ != nullptr) waiting_->Close();
 }
 
+void Slots::ReleaseUpTo(uint64_t ended) {
+  if (generation_ <= ended) Release();
+}
+
 void Slots::Release() {
   slots_.clear();
   gaps_.clear();

@@ -36,11 +36,13 @@ class Slots {
   bool ClaimZeroedGaps(uint32_t index, const Digest& layout);
   // The slot's content is undefined (a copy was given up).
   void ForgetGaps(uint32_t index) { gaps_.erase(index); }
-  void Release();
+  // Unmaps slots of connection `ended` or an older one; those of a newer one stay.
+  void ReleaseUpTo(uint64_t ended);
   // Ends a wait in Ensure, now and from now on. Any thread.
   void Interrupt();
 
  private:
+  void Release();
   struct Slot {
     Mapping mapping;
     uint64_t data_offset = 0;

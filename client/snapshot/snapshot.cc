@@ -1,6 +1,7 @@
 #include "client/snapshot/snapshot.h"
 
 #include <algorithm>
+#include <utility>
 #include <cstring>
 
 #include "core/base/log.h"
@@ -177,7 +178,7 @@ Status Saver::Skip(uint64_t step, std::string_view reason) {
 void Saver::Run() {
   std::unique_lock lock(mutex_);
   while (true) {
-    auto called = [&] { return closing_ || unmap_ || !queue_.empty(); };
+    auto called = [&] { return closing_ || ended_ != 0 || !queue_.empty(); };
     if (std::shared_ptr<Save> orphan = OrphanLocked(); orphan != nullptr) {
       if (!wake_.wait_for(lock, kOrphanPause, called)) {
         lock.unlock();
@@ -188,10 +189,11 @@ void Saver::Run() {
     } else {
       wake_.wait(lock, called);
     }
-    if (unmap_) {
-      unmap_ = false;
+    if (ended_ != 0) {
+      uint64_t ended = std::exchange(ended_, 0);
       lock.unlock();
-      slots_.Release();
+      // Because the save before may have attached to the next connection already.
+      slots_.ReleaseUpTo(ended);
       lock.lock();
       continue;
     }
@@ -207,13 +209,17 @@ void Saver::Run() {
 }
 
 std::shared_ptr<Save> Saver::OrphanLocked() const {
+  std::shared_ptr<Save> first;
   for (const std::shared_ptr<Save>& save : live_) {
-    if (save->orphaned_for().has_value()) return save;
+    if (!save->orphaned_for().has_value()) continue;
+    if (save->step > asked_about_) return save;
+    if (first == nullptr) first = save;
   }
-  return nullptr;
+  return first;
 }
 
 void Saver::AskAbout(Save& save) {
+  asked_about_ = save.step;
   uint64_t generation = session_.generation();
   std::optional<ReaderTarget> target;
   {
@@ -226,14 +232,15 @@ void Saver::AskAbout(Save& save) {
   question.job_name = target->job;
   question.step = save.step;
   question.epoch = target->epoch;
-  uint64_t stream = kOrphanStreams + save.step;
+  // A fresh stream each time: an answer that came too late has left the last one open.
+  uint64_t stream = kOrphanStreams + ++questions_;
   auto answer = session_.Ask<wire::ReadOk>(question, Deadline::After(kOrphanPause * 4),
                                            "news of a save", generation, stream);
+  static_cast<void>(session_.SendEmpty(wire::Opcode::kReadClose, generation, stream));
   if (!answer.has_value()) {
     if (answer.error().code() == Code::kNotFound) GiveUpOrphan(save);
     return;
   }
-  static_cast<void>(session_.SendEmpty(wire::Opcode::kReadClose, generation, stream));
   wire::SaveState state;
   state.step = save.step;
   state.phase = wire::SavePhase::kCommitted;
@@ -405,7 +412,7 @@ void Saver::OnSaveState(const wire::SaveState& state) {
 void Saver::OnDisconnected(uint64_t generation, const Status& why) {
   std::lock_guard lock(mutex_);
   for (const std::shared_ptr<Save>& save : live_) save->OnDisconnected(generation, why);
-  unmap_ = true;
+  ended_ = generation;
   wake_.notify_all();
 }
 

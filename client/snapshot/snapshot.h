@@ -96,6 +96,8 @@ class Saver final : public SessionListener {
 
   // Copy thread only.
   Slots slots_;
+  uint64_t questions_ = 0;    // asked about orphans
+  uint64_t asked_about_ = 0;  // the step of the last one: each has its turn
   uint64_t layouts_generation_ = 0;
   std::set<Digest> layouts_sent_;  // on that connection
 
@@ -107,7 +109,7 @@ class Saver final : public SessionListener {
   std::vector<std::unique_ptr<Staging>> staging_;
   std::optional<Status> fenced_;
   std::optional<ReaderTarget> target_;
-  bool unmap_ = false;
+  uint64_t ended_ = 0;  // a connection whose slots are to be unmapped
   bool closing_ = false;
   std::thread thread_;
 };

@@ -557,11 +557,11 @@ size_t FakeDaemon::chunk_messages() {
   std::lock_guard lock(mutex_);
   return chunk_messages_;
 }
-size_t FakeDaemon::ring_buffers_taken() {
-  std::lock_guard lock(mutex_);
-  size_t taken = 0;
-  for (auto& peer : peers_) taken += std::ranges::count(peer->ring_taken, true);
-  return taken;
+bool FakeDaemon::AwaitRingFree() {
+  return Await([&] {
+    return std::ranges::none_of(
+        peers_, [](auto& peer) { return std::ranges::count(peer->ring_taken, true) > 0; });
+  });
 }
 Bytes FakeDaemon::sealed_bytes() {
   std::lock_guard lock(mutex_);

@@ -85,7 +85,8 @@ class FakeDaemon {
   std::vector<wire::Attach> attaches();
   size_t layouts_received();
   size_t chunk_messages();
-  size_t ring_buffers_taken();
+  // Every ring buffer has been given back (the message that does so has no answer).
+  bool AwaitRingFree();
   // Bytes of the slot of the newest sealed save.
   Bytes sealed_bytes();
 

@@ -204,6 +204,22 @@ TEST_F(SaveTest, AfterADaemonsDeathTheNextStepSavesToTheNewOneWithoutHelp) {
   EXPECT_EQ(daemon_.layouts_received(), 2u);
 }
 
+TEST_F(SaveTest, ASaveThatMovedToANewDaemonLeavesItsSlotsToTheNextSave) {
+  OpenAndRegister();
+  daemon_.Set([](auto& b) { b.silent_begin = b.attach_once = true; });
+  State state(1, {9000});
+  auto first = client_->Snapshot(1, state.Pieces());
+  ASSERT_TRUE(daemon_.AwaitBegins(1));
+  daemon_.Stop();
+  daemon_.Set([](auto& b) { b.silent_begin = false; });
+  daemon_.Start();
+  ASSERT_TRUE(first->Wait(Durability::kServer, 10).ok()) << first->progress().status;
+  auto second = client_->Snapshot(2, state.Pieces());
+  ASSERT_TRUE(second.has_value()) << second.error();
+  EXPECT_TRUE(second->Wait(Durability::kServer, 10).ok()) << second->progress().status;
+  EXPECT_EQ(daemon_.attaches().size(), 2u);  // one for each daemon
+}
+
 TEST_F(SaveTest, ASealedSaveIsFollowedThroughADaemonsDeath) {
   OpenAndRegister();
   daemon_.Set([](auto& b) { b.hold_commit = true; });
