@@ -28,15 +28,24 @@ ci_sanitizer() {
 run_ci() {
   ci_static
   ci_release
-  ci_sanitizer asan '^(unit|conformance|golden|sim)$'
-  ci_sanitizer tsan '^(unit|conformance|sim)$'
+  if [[ "$1" == yes ]]; then
+    ci_sanitizer asan '^(unit|conformance|golden|sim)$'
+    ci_sanitizer tsan '^(unit|conformance|sim)$'
+  fi
 }
 
+# ci [--sanitizers]: the sanitizer builds double the time, so they are asked for.
 cmd_ci() {
+  local sanitizers=no
+  case "${1:-}" in
+    "") ;;
+    --sanitizers) sanitizers=yes ;;
+    *) die "ci does not know '$1': ci [--sanitizers]" ;;
+  esac
   DEADLINE=$((SECONDS + CI_SECONDS_MAX))
   TALLY="$BUILD_ROOT/logs/ci.tally"
   : >"$TALLY"
   cmd_setup
-  with_lock test run_ci
+  with_lock test run_ci "$sanitizers"
   close_tally
 }
