@@ -1,8 +1,8 @@
 #include "client/snapshot/snapshot.h"
 
 #include <algorithm>
-#include <utility>
 #include <cstring>
+#include <utility>
 
 #include "core/base/log.h"
 
