@@ -13,8 +13,6 @@ ci_static() {
 
 ci_release() {
   counted_build release || return 0
-  # After the build, which generates the headers of the control API.
-  STAGE_REPEAT="tools/dev tidy --headers" counted_stage "headers" python3 tools/tidy.py --headers || true
   run_ctest release "ctest release"
   run_pytest release "" "${ALL_PYTEST[@]}"
 }
@@ -29,12 +27,15 @@ run_ci() {
   ci_static
   ci_release
   if [[ "$1" == yes ]]; then
+    # After the build, which generates the headers of the control API.
+    STAGE_REPEAT="tools/dev tidy --headers" counted_stage "headers" python3 tools/tidy.py --headers || true
     ci_sanitizer asan '^(unit|conformance|golden|sim)$'
     ci_sanitizer tsan '^(unit|conformance|sim)$'
   fi
 }
 
-# ci [--sanitizers]: the sanitizer builds double the time, so they are asked for.
+# ci [--sanitizers]: the sanitizer builds and the check that each header compiles alone double the
+# time, so they are asked for.
 cmd_ci() {
   local sanitizers=no
   case "${1:-}" in
