@@ -2,8 +2,10 @@
 
 #include <CLI/CLI.hpp>
 
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -57,7 +59,11 @@ Status WriteReadyFile(const std::string& path, const DaemonAddresses& addresses)
                      getpid(), addresses.control, addresses.data, addresses.socket, addresses.web);
   out.close();
   if (!out || std::rename(temporary.c_str(), path.c_str()) != 0) {
-    return FailStatus(Code::kUnavailable, "cannot write {}", path);
+    return FailStatus(
+        Code::kUnavailable,
+        "cannot write {}: {}; the daemon can serve, but who waits for this file would "
+        "not know: make room, or name another one with --ready-file",
+        path, std::strerror(errno));
   }
   return OkStatus();
 }

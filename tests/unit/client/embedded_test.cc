@@ -47,9 +47,9 @@ class EmbeddedTest : public testing::Test {
     return path;
   }
   Status Start(const std::string& daemon, uint32_t world = 1) {
-    return StatusOf(EnsureEmbeddedDaemon(
-        {.directory = directory_, .daemon = daemon, .world = world},
-        Deadline::After(std::chrono::seconds(5))));
+    return StatusOf(
+        EnsureEmbeddedDaemon({.directory = directory_, .daemon = daemon, .world = world},
+                             Deadline::After(std::chrono::seconds(5))));
   }
   std::string directory_;
 };
@@ -62,8 +62,9 @@ TEST_F(EmbeddedTest, ADaemonThatEndsAtOnceIsToldWithItsLastWords) {
 }
 
 TEST_F(EmbeddedTest, TheDaemonInheritsNothingAndLeadsItsOwnSession) {
-  Status status = Start(Script("ls /proc/self/fd | wc -w; ps -o sid= -p $$ | tr -d ' '; echo $$; "
-                               "echo \"$@\"; exit 1"));
+  Status status =
+      Start(Script("ls /proc/self/fd | wc -w; ps -o sid= -p $$ | tr -d ' '; echo $$; "
+                   "echo \"$@\"; exit 1"));
   std::ifstream log(directory_ + "/.reprise/daemon.log");
   int descriptors = 0;
   std::string session, process, arguments;
