@@ -43,7 +43,7 @@ PLANTED = {
                        "core/base/value.cc:1: core/base may not include"),
     "client includes server": ("client/restore/plan.cc", '\n\n#include "server/tier/tier.h"\n',
                                "client/restore/plan.cc:3: client may not include"),
-    "not the interface": ("server/lifecycle/gc.cc", '#include "server/tier/nvme_tier.h"\n',
+    "not the interface": ("server/lifecycle/gc.cc", '#include "server/catalog/rocksdb_catalog.h"\n',
                           "server/lifecycle may not include"),
     "tools include server": ("tools/cli/ls.cc", '#include "server/lifecycle/coordinator_api.h"\n',
                              "tools may not include"),
