@@ -60,9 +60,9 @@ TEST_F(SaveTest, VolatilePiecesMayChangeAsSoonAsTheCallReturns) {
   ASSERT_TRUE(ticket.has_value());
   state.Clear();
   ASSERT_TRUE(daemon_.AwaitBegins(1));
-  daemon_.Set([](auto& b) { b.silent_begin = false; });
   first->Abort("the test lets the second one through");
   daemon_.Stop();
+  daemon_.Set([](auto& b) { b.silent_begin = false; });
   daemon_.Start();
   ASSERT_TRUE(ticket->Wait(Durability::kServer, 10).ok()) << ticket->progress().status;
   State restored(9, {50'000, 700});
@@ -159,6 +159,8 @@ TEST_F(SaveTest, AnAbortIsSentWithItsReason) {
   ASSERT_TRUE(daemon_.AwaitBegins(1));
   ticket->Abort("layer.0 was changed before it was copied");
   EXPECT_EQ(ticket->WaitCopied(10).code(), Code::kAborted);
+  ASSERT_TRUE(daemon_.AwaitSkips(1));
+  EXPECT_NE(daemon_.skips()[0].reason.find("layer.0 was changed"), std::string::npos);
 }
 
 TEST_F(SaveTest, ASilentDaemonStallsTrainingNoLongerThanTheBudget) {
