@@ -563,10 +563,15 @@ def parse(argv):
     return parser.parse_args(argv)
 
 
+def end(*_):
+    """Ends daemons and ranks as well; a second SIGTERM does not interrupt that."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit("ended by SIGTERM")
+
+
 def main(argv=None):
     arguments = parse(argv)
-    # Because daemons must not be left behind.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
+    signal.signal(signal.SIGTERM, end)
     directory = pathlib.Path(tempfile.mkdtemp(prefix="reprise-crash-", dir=arguments.directory))
     report = Report(arguments)
     print(f"seed {arguments.seed}, {arguments.kills} kills, in {directory}", flush=True)
