@@ -236,7 +236,10 @@ void Saver::AskAbout(Save& save) {
   uint64_t stream = kOrphanStreams + ++questions_;
   auto answer = session_.Ask<wire::ReadOk>(question, Deadline::After(kOrphanPause * 4),
                                            "news of a save", generation, stream);
-  static_cast<void>(session_.SendEmpty(wire::Opcode::kReadClose, generation, stream));
+  // A question without an answer may have opened its stream.
+  if (answer.has_value() || answer.error().code() == Code::kDeadlineExceeded) {
+    static_cast<void>(session_.SendEmpty(wire::Opcode::kReadClose, generation, stream));
+  }
   if (!answer.has_value()) {
     if (answer.error().code() == Code::kNotFound) GiveUpOrphan(save);
     return;
