@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -29,6 +30,7 @@ def cluster(tmp_path):
     for rank in cluster.ranks:
         rank.kill()
     cluster.close()
+    shutil.rmtree(tmp_path / "store", ignore_errors=True)
 
 
 @pytest.fixture(params=["uring", "threads"])

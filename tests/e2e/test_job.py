@@ -213,7 +213,8 @@ def test_ranks_that_disagree_on_the_step_are_told(cluster, start_ranks):
     cluster.store = cluster.start_daemon(
         "store", "store", store__directory=cluster.directory / "store",
         store__control_listen="127.0.0.1:0", store__data_listen="127.0.0.1:0",
-        store__capacity="1GiB", store__segment_size="64MiB", store__begin_window="1s")
+        store__capacity="1GiB", store__segment_size="64MiB", store__begin_window="1s",
+        store__prewrite="false")
     ranks = start_ranks([cluster.start_node("a")], 2)
     all_do(ranks, "restore")
     for step, rank in enumerate(ranks, start=5):
@@ -245,7 +246,7 @@ def test_saves_fail_and_training_goes_on_while_the_store_is_away(cluster, start_
     cluster.store = cluster.start_daemon(
         "store", "store", store__directory=cluster.directory / "store",
         store__control_listen=control, store__data_listen=data, store__capacity="4GiB",
-        store__segment_size="64MiB")
+        store__segment_size="64MiB", store__prewrite="false")
     deadline = time.monotonic() + 60
     step = 10
     while time.monotonic() < deadline:  # catches up by itself once the store is back

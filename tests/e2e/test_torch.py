@@ -99,8 +99,8 @@ def test_training_resumes_bit_for_bit(directory):
     for number in range(1, 4):
         step(model, optimizer)
         scheduler.step()
-        save = checkpointer.save(number, state, metadata={"loss": 0.5})
-    save.wait(timeout=30)
+        # Two slots: a third save beside two uncommitted ones would be refused.
+        checkpointer.save(number, state, metadata={"loss": 0.5}).wait(timeout=30)
     checkpointer.close()
     step(model, optimizer)
     scheduler.step()
