@@ -176,6 +176,9 @@ void Save::OnState(const wire::SaveState& state) {
     return;
   }
   if (phase_ == kFailed) return;
+  // The daemon's successor has taken the save over: it tells how it ends.
+  if (orphaned_at_.has_value()) rejoined_ = true;
+  orphaned_at_.reset();
   phase_ = std::max(phase_, static_cast<uint8_t>(state.phase));
   if (phase_ >= kLocalAll && local_ms_ < 0) local_ms_ = MillisSince(called_);
   if (phase_ == kCommitted && committed_ms_ < 0) committed_ms_ = MillisSince(called_);
@@ -184,7 +187,7 @@ void Save::OnState(const wire::SaveState& state) {
 
 void Save::OnDisconnected(uint64_t generation, const Status& why) {
   std::lock_guard lock(mutex_);
-  if (generation_ != generation) return;
+  if (generation_ != generation && !rejoined_) return;
   if (copied_) {
     orphaned_at_ = SteadyClock::now();
     return;
@@ -196,11 +199,6 @@ std::optional<Nanos> Save::orphaned_for() const {
   std::lock_guard lock(mutex_);
   if (!orphaned_at_.has_value() || phase_ == kFailed || phase_ == kCommitted) return std::nullopt;
   return SteadyClock::now() - *orphaned_at_;
-}
-
-bool Save::is_sealed() const {
-  std::lock_guard lock(mutex_);
-  return phase_ >= static_cast<uint8_t>(wire::SavePhase::kLocalSealed) && phase_ != kFailed;
 }
 
 bool Save::occupies_slot(uint64_t generation) const {
@@ -216,6 +214,8 @@ bool Save::told_by_daemon() const {
 
 void Save::FailByDaemon(Status status) {
   std::lock_guard lock(mutex_);
+  // Given up here first: that is not the daemon's news, and it still has to be told.
+  if (phase_ == kFailed) return;
   told_by_daemon_ = true;
   FailLocked(std::move(status));
 }

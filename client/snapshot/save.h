@@ -74,10 +74,9 @@ class Save {
   void OnState(const wire::SaveState& state);
   // Connection `generation` is gone: a save whose bytes are not all in the slot is lost.
   void OnDisconnected(uint64_t generation, const Status& why);
-  // How long ago the connection ended that granted it; nullopt unless it is copied and not over.
+  // How long ago the connection ended that told how it went on; nullopt unless it is copied, not
+  // over, and no later connection has taken it over.
   std::optional<Nanos> orphaned_for() const;
-  // Whether the daemon said that the shard is sealed: it then survives the daemon.
-  bool is_sealed() const;
   // True while it may hold a slot of connection `generation`.
   bool occupies_slot(uint64_t generation) const;
 
@@ -110,6 +109,7 @@ class Save {
   std::optional<SteadyPoint> orphaned_at_;
   std::shared_ptr<Inbox> awaited_;  // closed by a failure
   uint64_t generation_ = 0;         // of the connection that granted it
+  bool rejoined_ = false;           // a later connection told of it
   uint8_t phase_ = 0;
   Status status_;
   double start_ms_ = 0;

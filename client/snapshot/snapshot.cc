@@ -251,18 +251,16 @@ void Saver::AskAbout(Save& save) {
 }
 
 void Saver::GiveUpOrphan(Save& save) {
-  // A sealed shard outlives its daemon and is uploaded by the next one; one that was being sealed does
-  // not, and the other ranks must not wait for it.
-  bool sealed = save.is_sealed();
-  Nanos patience = sealed ? options_.sealed_patience : options_.orphan_patience;
-  if (save.orphaned_for().value_or(Nanos(0)) < patience) return;
+  // A sealed shard outlives its daemon: the next one finds it and tells its state as soon as this
+  // rank has registered there (Save::OnState). A shard that it does not hold was not sealed yet, or
+  // lost with the node's memory; the other ranks must not wait for it.
+  if (save.orphaned_for().value_or(Nanos(0)) < options_.orphan_patience) return;
   save.Fail(
       FailStatus(Code::kOutcomeUnknown,
-                 "step {}: the node daemon was restarted {}, and {:.0f} s later the checkpoint "
-                 "does not exist; look at `reprise show`",
-                 save.step, sealed ? "before it was committed" : "while it sealed the shard",
-                 SecondsOf(patience)));
-  if (!sealed) static_cast<void>(Skip(save.step, "its node daemon was restarted in mid-save"));
+                 "step {}: the node daemon was restarted and does not hold the shard, and {:.0f} s "
+                 "later the checkpoint does not exist; look at `reprise show`",
+                 save.step, SecondsOf(options_.orphan_patience)));
+  static_cast<void>(Skip(save.step, "its node daemon was restarted in mid-save"));
 }
 
 void Saver::SetRun(ReaderTarget target) {

@@ -35,9 +35,8 @@ class Saver final : public SessionListener {
     Slots::Options slots;
     Nanos stall_budget = std::chrono::seconds(10);
     uint64_t staging_bytes_max = 256 * limits::kMiB;
-    // How long a daemon's successor may take to have committed a save, by how far it had come.
+    // How long a daemon's successor, once it answers, may neither hold a save nor have committed it.
     Nanos orphan_patience = std::chrono::seconds(5);
-    Nanos sealed_patience = std::chrono::minutes(10);
     // Finished chunks are announced in runs of this many.
     uint64_t announce_bytes = 8 * limits::kMiB;
   };

@@ -339,7 +339,8 @@ void Connection::EndSaves() {
   auto saves = std::move(saves_);
   saves_.clear();
   for (auto& [id, save] : saves) {
-    save->observer = nullptr;
+    // A later connection of this process may have taken it over.
+    if (save->watcher == this) save->observer = nullptr;
     // All its bytes are in the slot: it needs its process no more.
     if (save->seal_requested) continue;
     parts_.saves.Fail(save, Status(Code::kAborted, Who() + " " + Fate() + " in mid-save"), true);

@@ -5,7 +5,8 @@
 //                  request id
 //   SAVE_BEGIN  -> SAVE_GRANT at once (the attempt is named meanwhile), or ERROR, and the step is
 //                  skipped for all ranks; SAVE_CHUNKS and SAVE_SEAL are not answered
-//   SAVE_STATE  unasked, request id 0, until kCommitted or kFailed. After kFailed the process must
+//   SAVE_STATE  unasked, request id 0, until kCommitted or kFailed; before REGISTERED also of saves
+//                  that an earlier connection of this rank had sealed. After kFailed the process must
 //                  have stopped writing to the slot before its next SAVE_BEGIN
 //   READ_*, RING_ATTACH, FETCH, CORRUPT, SLOT_OF: restore_service.h. The stream id is the client's
 //   SAVE_SKIP, READ_CLOSE: DONE when the request id is not 0. BYE: orderly end
@@ -102,6 +103,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Result<SaveSpec> MakeSpec(const wire::SaveBegin& message);
   Result<LayoutCache::Entry*> FindLayout(const wire::SaveBegin& message);
   Status Skip(const wire::SaveSkip& message);
+  SaveService::Observer SaveObserver();
   void OnSaveState(const wire::SaveState& state);
   std::shared_ptr<Save> FindSave(uint64_t id) const;
   std::optional<RestoreService::Pinned> pinned() const;

@@ -39,6 +39,10 @@ Task<void> Connection::RunRegister(Shared self, wire::Register message, uint64_t
   self->registering_ = false;
   if (answer.has_value() && !self->ended_) {
     self->registered_ = *answer;
+    // Before the answer: a client that reads it knows all that is known here.
+    auto rejoined =
+        self->parts_.saves.Rejoin(answer->job, answer->epoch, message.rank, self->SaveObserver());
+    for (const auto& save : rejoined) self->saves_.emplace(save->id, save);
     wire::Registered registered{answer->job, answer->epoch, answer->resume, answer->skipped};
     self->Send(wire::Session::Pack(registered, request));
   } else if (!answer.has_value()) {
@@ -252,8 +256,7 @@ Status Connection::Begin(const wire::SaveBegin& message, uint64_t request) {
   }
   uint32_t slot_index = slot->index();
   std::shared_ptr<Save> save =
-      parts_.saves.Start(std::move(*spec), std::move(slot),
-                         [this](const wire::SaveState& state) { OnSaveState(state); });
+      parts_.saves.Start(std::move(*spec), std::move(slot), SaveObserver());
   saves_.emplace(save->id, save);
   Send(wire::Session::Pack(wire::SaveGrant{save->id, slot_index}, request));
   return OkStatus();
@@ -276,6 +279,10 @@ Status Connection::Skip(const wire::SaveSkip& message) {
     parts_.saves.Fail(save, Status(Code::kAborted, std::move(reason)), true);
   }
   return OkStatus();
+}
+
+SaveService::Observer Connection::SaveObserver() {
+  return {this, [this](const wire::SaveState& state) { OnSaveState(state); }};
 }
 
 void Connection::OnSaveState(const wire::SaveState& state) {

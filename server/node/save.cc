@@ -77,6 +77,7 @@ std::shared_ptr<Save> Save::OfSealedSlot(Loop& loop, uint64_t id, std::shared_pt
   for (uint64_t i = 0; i < save->digests.size(); ++i) save->hashed_order.push_back(i);
   save->seal_requested = true;
   save->manifest = std::move(manifest);
+  save->phase = wire::SavePhase::kLocalSealed;
   return save;
 }
 
@@ -133,16 +134,20 @@ format::ShardManifest Save::MakeManifest() {
   return made;
 }
 
-void Save::Emit(wire::SavePhase phase, const Status& status) {
-  if (!observer) return;
+void Save::Emit(wire::SavePhase new_phase) {
+  phase = new_phase;
+  if (observer) observer(State());
+}
+
+wire::SaveState Save::State() const {
   wire::SaveState state;
   state.save = id;
   state.step = spec.shard.key.step;
   state.phase = phase;
-  state.code = status.code();
-  state.message = status.message();
+  state.code = failure.code();
+  state.message = failure.message();
   state.bytes_sent = bytes_sent;
-  observer(state);
+  return state;
 }
 
 }  // namespace reprise::node

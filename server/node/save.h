@@ -78,7 +78,10 @@ class Save {
   // The manifest. Requires that all is hashed, pieces included, and the attempt is known.
   format::ShardManifest MakeManifest();
 
-  void Emit(wire::SavePhase phase, const Status& status = OkStatus());
+  // How far it has come, as the trainer hears it.
+  wire::SaveState State() const;
+  // A new state: tells the observer, if there is one.
+  void Emit(wire::SavePhase new_phase);
 
   const uint64_t id;
   SaveSpec spec;
@@ -94,8 +97,11 @@ class Save {
   bool committed = false;
   Status failure;
   uint64_t bytes_sent = 0;
-  Notifier changed;  // after any change of the above
+  Notifier changed;                                        // after any change of the above
+  wire::SavePhase phase = wire::SavePhase::kTransferring;  // the last that was emitted
   std::function<void(const wire::SaveState&)> observer;
+  const void* watcher =
+      nullptr;  // whom `observer` speaks for: a connection takes back only its own
 
  private:
   std::vector<bool> is_ready_;

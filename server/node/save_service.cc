@@ -5,6 +5,12 @@
 #include "core/base/log.h"
 
 namespace reprise::node {
+namespace {
+
+// For some ranks times the saves that a process may have open.
+constexpr size_t kEndedMax = 256;
+
+}  // namespace
 
 SaveService::SaveService(NodeContext& context, Slab& slab, std::function<void()> inventory_changed)
     : context_(context),
@@ -15,9 +21,16 @@ SaveService::SaveService(NodeContext& context, Slab& slab, std::function<void()>
       }) {}
 
 std::shared_ptr<Save> SaveService::Start(SaveSpec spec, std::shared_ptr<Slot> slot,
-                                         std::function<void(const wire::SaveState&)> observer) {
+                                         Observer observer) {
   auto save = std::make_shared<Save>(context_.loop, next_id_++, std::move(spec), std::move(slot));
-  save->observer = std::move(observer);
+  save->watcher = observer.watcher;
+  save->observer = std::move(observer.tell);
+  // A step that is saved again: what became of it before is no news any more.
+  const format::ShardIdentity& shard = save->spec.shard;
+  std::erase_if(ended_, [&](const Ended& ended) {
+    return ended.shard.job == shard.job && ended.shard.key == shard.key &&
+           ended.shard.rank == shard.rank;
+  });
   saves_.emplace(save->id, save);
   Gate::Hold begin_hold = context_.gate.Enter();
   Gate::Hold hash_hold = context_.gate.Enter();
@@ -116,6 +129,31 @@ Task<void> SaveService::SealLocally(std::shared_ptr<Save> save) {
   inventory_changed_();
 }
 
+std::vector<std::shared_ptr<Save>> SaveService::Rejoin(const Id& job, uint64_t epoch, uint32_t rank,
+                                                       const Observer& observer) {
+  auto is_theirs = [&](const format::ShardIdentity& shard) {
+    return shard.job == job && shard.key.epoch == epoch && shard.rank == rank;
+  };
+  for (const Ended& ended : ended_) {
+    if (is_theirs(ended.shard)) observer.tell(ended.state);
+  }
+  std::vector<std::shared_ptr<Save>> open;
+  for (const auto& [id, save] : saves_) {
+    if (!is_theirs(save->spec.shard) || !save->seal_requested) continue;
+    save->watcher = observer.watcher;
+    save->observer = observer.tell;
+    observer.tell(save->State());
+    open.push_back(save);
+  }
+  return open;
+}
+
+void SaveService::Remember(const Save& save) {
+  if (!save.seal_requested) return;
+  ended_.push_back({save.spec.shard, save.State()});
+  if (ended_.size() > kEndedMax) ended_.pop_front();
+}
+
 void SaveService::AddReady(const std::shared_ptr<Save>& save, uint64_t first, uint64_t count) {
   if (save->over()) return;
   Status status = save->AddReady(first, count);
@@ -147,7 +185,8 @@ void SaveService::Fail(const std::shared_ptr<Save>& save, Status why, bool annou
   save->failure = why;
   saves_.erase(save->id);
   slab_.Discard(save->slot);
-  save->Emit(wire::SavePhase::kFailed, why);
+  save->Emit(wire::SavePhase::kFailed);
+  Remember(*save);
   save->changed.Notify();
   if (save->manifest != nullptr) inventory_changed_();
   if (announce) {
@@ -215,6 +254,7 @@ void SaveService::OnCommitted(const lifecycle::NodeEvent& event) {
     save->committed = true;
     saves_.erase(save->id);
     save->Emit(wire::SavePhase::kCommitted);
+    Remember(*save);
     save->changed.Notify();
   }
   slab_.OnCommitted(event.job, event.key, event.attempt);

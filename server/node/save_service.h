@@ -15,6 +15,7 @@
 // Thread rule: the node's loop.
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -38,10 +39,18 @@ class SaveService {
 
   Uploader& uploader() { return uploader_; }
 
-  // Steps 1 to 3 for a slot that Slab::Take returned. `observer` hears every state until it is
-  // reset.
-  std::shared_ptr<Save> Start(SaveSpec spec, std::shared_ptr<Slot> slot,
-                              std::function<void(const wire::SaveState&)> observer);
+  // Who hears every state of a save until Save::observer is reset.
+  struct Observer {
+    const void* watcher;  // names it
+    std::function<void(const wire::SaveState&)> tell;
+  };
+  // Steps 1 to 3 for a slot that Slab::Take returned.
+  std::shared_ptr<Save> Start(SaveSpec spec, std::shared_ptr<Slot> slot, Observer observer);
+  // A rank has registered, perhaps not for the first time (its connection broke, this daemon was
+  // restarted): tells how its sealed saves of that epoch stand or have ended, as far as they are
+  // known here, and returns those that are open, observed from now on.
+  std::vector<std::shared_ptr<Save>> Rejoin(const Id& job, uint64_t epoch, uint32_t rank,
+                                            const Observer& observer);
   // A sealed, uncommitted slot found at start: uploads it.
   void Resume(std::shared_ptr<Slot> slot);
   // Chunks are in the slot / all are. A contradiction fails the save and says so to all ranks.
@@ -69,6 +78,8 @@ class SaveService {
   void OnCommitted(const lifecycle::NodeEvent& event);
   void OnAborted(const lifecycle::NodeEvent& event);
   void OnFenced(const lifecycle::NodeEvent& event);
+  // Keeps how a save ended for a rank that is not connected at this moment.
+  void Remember(const Save& save);
   std::vector<std::shared_ptr<Save>> SavesOf(const lifecycle::NodeEvent& event) const;
 
   NodeContext& context_;
@@ -77,6 +88,11 @@ class SaveService {
   Uploader uploader_;
   uint64_t next_id_ = 1;
   std::map<uint64_t, std::shared_ptr<Save>> saves_;
+  struct Ended {
+    format::ShardIdentity shard;
+    wire::SaveState state;
+  };
+  std::deque<Ended> ended_;  // the newest kEndedMax
 };
 
 }  // namespace reprise::node

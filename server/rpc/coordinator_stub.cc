@@ -183,6 +183,8 @@ class Stub final : public CoordinatorStub {
                             std::optional<TimePoint> deadline = {}) {
     // Shared with gRPC's callback, which may outlive this coroutine when its loop is torn down.
     auto call = std::make_shared<Call<Request, Reply>>();
+    // As does this coroutine the stub, when a call that is cancelled by its destruction returns.
+    std::string address = address_;
     call->request = std::move(request);
     Nanos left =
         deadline.has_value() ? std::max(*deadline - loop_.Now(), Nanos{0}) : Nanos(kCallTimeout);
@@ -209,7 +211,7 @@ class Stub final : public CoordinatorStub {
     };
     co_await Awaiter{*this, method, call};
     Status status = FromGrpc(call->status, call->context, name);
-    if (!status.ok()) co_return Error(status.Annotate("store " + address_));
+    if (!status.ok()) co_return Error(status.Annotate("store " + address));
     co_return std::move(call->reply);
   }
 

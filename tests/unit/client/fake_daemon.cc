@@ -282,6 +282,13 @@ void FakeDaemon::Handle(Peer& peer, wire::Session::Incoming message) {
       answer.job.bytes[0] = 7;
       answer.epoch = 5;
       answer.resume = behaviour_.resume;
+      if (behaviour_.holds_step.has_value()) {
+        peer.newest_step = *behaviour_.holds_step;
+        peer.newest_save = 1;
+        wire::SaveState held{
+            peer.newest_save, peer.newest_step, wire::SavePhase::kLocalSealed, Code::kOk, {}, 0};
+        Send(peer, wire::Session::Pack(held, 0));
+      }
       return Send(peer, wire::Session::Pack(answer, message.header.request));
     }
     case wire::Opcode::kBye: return;

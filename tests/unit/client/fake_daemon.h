@@ -44,12 +44,13 @@ class FakeDaemon {
     std::optional<Status> refuse_register;
     std::optional<Status> refuse_attach;
     std::optional<Status> refuse_begin;
-    bool silent_begin = false;    // SAVE_BEGIN is never answered
-    bool forget_layouts = false;  // SAVE_BEGIN without layout bytes: NOT_FOUND
-    bool ignore_seals = false;    // SAVE_SEAL has no effect
-    bool hold_commit = false;     // no kCommitted until Commit()
-    bool offer_slots = false;     // SlotOf succeeds
-    bool attach_once = false;     // a second ATTACH on a connection is refused
+    bool silent_begin = false;           // SAVE_BEGIN is never answered
+    bool forget_layouts = false;         // SAVE_BEGIN without layout bytes: NOT_FOUND
+    bool ignore_seals = false;           // SAVE_SEAL has no effect
+    bool hold_commit = false;            // no kCommitted until Commit()
+    bool offer_slots = false;            // SlotOf succeeds
+    bool attach_once = false;            // a second ATTACH on a connection is refused
+    std::optional<uint64_t> holds_step;  // a sealed save that it tells of at registration
     uint32_t ring_chunks = 8;
     // (rank, chunk) -> how often it is delivered damaged.
     std::map<std::pair<uint32_t, uint64_t>, int> damage;

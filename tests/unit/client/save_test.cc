@@ -234,6 +234,26 @@ TEST_F(SaveTest, ASealedSaveIsFollowedThroughADaemonsDeath) {
   EXPECT_TRUE(ticket->Wait(Durability::kServer, 10).ok()) << ticket->progress().status;
 }
 
+TEST_F(SaveTest, ASuccessorThatHoldsTheShardTellsHowTheSaveEnds) {
+  stall_budget_s_ = 0.5;
+  OpenAndRegister();
+  daemon_.Set([](auto& b) { b.ignore_seals = true; });
+  State state(1, {9000});
+  auto ticket = client_->Snapshot(1, state.Pieces());
+  ASSERT_TRUE(daemon_.AwaitSeals(1));
+  ASSERT_TRUE(ticket->WaitCopied(10).ok());
+  daemon_.Stop();
+  daemon_.Set([](auto& b) { b.holds_step = 1; });
+  daemon_.Start();
+  // Much longer than a shard that nobody holds would be waited for.
+  EXPECT_EQ(ticket->Wait(Durability::kServer, 1.5).code(), Code::kDeadlineExceeded);
+  daemon_.Report(wire::SavePhase::kFailed, Status(Code::kAborted, "rank 1 left"));
+  Status ended = ticket->Wait(Durability::kServer, 10);
+  EXPECT_EQ(ended.code(), Code::kAborted);
+  EXPECT_EQ(ended.message(), "rank 1 left");
+  EXPECT_TRUE(daemon_.skips().empty());
+}
+
 TEST_F(SaveTest, ASaveThatADyingDaemonDidNotSealIsGivenUpForAllRanks) {
   stall_budget_s_ = 0.5;
   OpenAndRegister();

@@ -65,6 +65,45 @@ TEST_F(RestartTest, ASealedSnapshotIsAdoptedReportedAndUploadedAndAHalfFilledOne
   });
 }
 
+TEST_F(RestartTest, ARankThatRegistersAgainHearsHowItsSealedSnapshotStandsAndEnds) {
+  Run([this]() -> Task<void> {
+    co_await SealOneAndStop();
+    store_.SetAway(true);
+    co_await Start();
+    // Attach is refused until the predecessor's slot is free, so only Connect and Register.
+    LocalClient client(*io_, 0, 1);
+    EXPECT_TRUE((co_await client.Connect(options_.socket_path)).ok());
+    EXPECT_TRUE((co_await client.Register()).has_value());
+    auto news = co_await client.Await(wire::Opcode::kSaveState);
+    auto state = news.As<wire::SaveState>();
+    EXPECT_EQ(state.step, 40u);
+    EXPECT_EQ(state.phase, wire::SavePhase::kLocalSealed);
+    coordinator_.PushFor(lifecycle::NodeEvent::Kind::kAborted, {1, 40}, "rank 1 left");
+    state = co_await client.AwaitPhase(state.save, wire::SavePhase::kFailed);
+    EXPECT_EQ(state.phase, wire::SavePhase::kFailed);
+    EXPECT_EQ(state.message, "rank 1 left");
+    store_.SetAway(false);
+  });
+}
+
+TEST_F(RestartTest, AnAbortWhileNobodyListenedIsToldAtTheNextRegistration) {
+  Run([this]() -> Task<void> {
+    co_await SealOneAndStop();
+    store_.SetAway(true);
+    co_await Start();
+    coordinator_.PushFor(lifecycle::NodeEvent::Kind::kAborted, {1, 40}, "rank 1 left");
+    co_await Until([&] { return FilesEndingIn(".slot") == 0; });
+    LocalClient client(*io_, 0, 1);
+    EXPECT_TRUE((co_await client.Connect(options_.socket_path)).ok());
+    EXPECT_TRUE((co_await client.Register()).has_value());
+    auto state = (co_await client.Await(wire::Opcode::kSaveState)).As<wire::SaveState>();
+    EXPECT_EQ(state.step, 40u);
+    EXPECT_EQ(state.phase, wire::SavePhase::kFailed);
+    EXPECT_EQ(state.message, "rank 1 left");
+    store_.SetAway(false);
+  });
+}
+
 TEST_F(RestartTest, ASlotWithADamagedHeaderIsIgnoredAndRemoved) {
   Run([this]() -> Task<void> {
     co_await SealOneAndStop();
