@@ -272,6 +272,7 @@ reprise_code reprise_save_start(reprise_client* client, uint64_t step, const rep
       REPRISE_RETURN_IF_ERROR(CheckStruct(options, "options"));
       save_options.metadata = TextOf(options->metadata);
       REPRISE_ASSIGN_STATUS(save_options.durability, DurabilityOf(options->durability));
+      save_options.keep = {.last = options->keep_last, .every = options->keep_every};
     }
     REPRISE_ASSIGN_STATUS(auto views, ViewsOf(pieces, piece_count));
     REPRISE_ASSIGN_STATUS(auto ticket, open->Snapshot(step, views, save_options));

@@ -155,6 +155,11 @@ Result<Ticket> Client::Snapshot(uint64_t step, std::span<const PieceView> pieces
                                 const SaveOptions& options) {
   REPRISE_TRY(impl_->CheckRegistered());
   REPRISE_TRY(client::CheckMetadata(options.metadata));
+  if (options.keep.every != 0 && options.keep.last == 0) {
+    return Error(
+        Code::kInvalidArgument,
+        "keep.every without keep.last would keep everything: say how many of the newest stay");
+  }
   impl_->saved.store(true, std::memory_order_relaxed);
   REPRISE_ASSIGN(auto save, impl_->saver->Start(step, pieces, options));
   return Ticket(std::move(save));

@@ -76,7 +76,7 @@ THIRD_PARTY = [
     (r"prometheus/", "prometheus-cpp", ["core/base/metrics", "server/web/metrics_"]),
     (r"CLI/", "CLI11", ["tools/", "server/main.cc"]),
     (r"nlohmann/", "nlohmann-json", ["core/format/safetensors", "client/", "server/web/", "tools/"]),
-    (r"(xxhash|isa-l)", "xxHash and ISA-L", ["core/base/digest"]),
+    (r"xxhash", "xxHash", ["core/base/digest"]),
     (r"z(std|dict)", "zstd", ["core/format/"]),
     (r"openssl/", "OpenSSL", ["core/base/digest", "server/rpc/"]),
     (r"benchmark/", "Google Benchmark", ["tools/bench/"]),

@@ -89,7 +89,7 @@ Result<std::unique_ptr<Reader>> Reader::Open(Session& session, CopyEngine& engin
 
 Reader::~Reader() {
   if (generation_ == 0 || session_.generation() != generation_) return;
-  static_cast<void>(session_.SendEmpty(wire::Opcode::kReadClose, generation_, stream_));
+  session_.SendEmpty(wire::Opcode::kReadClose, generation_, stream_).IgnoreError();
 }
 
 Status Reader::OpenStream(Deadline deadline) {

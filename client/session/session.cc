@@ -48,7 +48,7 @@ Session::~Session() {
     new std::thread(std::move(thread_));
     return;
   }
-  static_cast<void>(SendFrames(wire::Session::PackBody(wire::Opcode::kBye, {}, 0), 0));
+  SendFrames(wire::Session::PackBody(wire::Opcode::kBye, {}, 0), 0).IgnoreError();
   {
     std::lock_guard lock(mutex_);
     closing_ = true;
@@ -300,7 +300,7 @@ void Session::GiveBackLocked(const Reply& reply) {
   Result<wire::ChunkAt> at = wire::Decode<wire::ChunkAt>(reply.body);
   if (!at.has_value()) return;
   wire::RingFree free{.ring_indices = {at->ring_index}};
-  static_cast<void>(SendLocked(wire::Session::Pack(free, 0), 0));
+  SendLocked(wire::Session::Pack(free, 0), 0).IgnoreError();
 }
 
 std::unique_ptr<Connection> Session::Disconnect(const Status& why) {

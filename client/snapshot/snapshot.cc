@@ -106,13 +106,13 @@ Result<std::shared_ptr<Save>> Saver::Start(uint64_t step, std::span<const PieceV
   Status admitted = Admit(step);
   if (!admitted.ok()) {
     if (admitted.code() == Code::kResourceExhausted) {
-      static_cast<void>(Skip(step, admitted.message()));
+      Skip(step, admitted.message()).IgnoreError();
     }
     return Error(std::move(admitted));
   }
   auto layout = layouts_.Get(pieces, session_.chunk_bytes());
   if (!layout.has_value()) {
-    static_cast<void>(Skip(step, layout.error().message()));
+    Skip(step, layout.error().message()).IgnoreError();
     return Error(std::move(layout).error());
   }
   auto save = std::make_shared<Save>(step, std::move(options), *layout, options_.stall_budget,
@@ -238,7 +238,7 @@ void Saver::AskAbout(Save& save) {
                                            "news of a save", generation, stream);
   // A question without an answer may have opened its stream.
   if (answer.has_value() || answer.error().code() == Code::kDeadlineExceeded) {
-    static_cast<void>(session_.SendEmpty(wire::Opcode::kReadClose, generation, stream));
+    session_.SendEmpty(wire::Opcode::kReadClose, generation, stream).IgnoreError();
   }
   if (!answer.has_value()) {
     if (answer.error().code() == Code::kNotFound) GiveUpOrphan(save);
@@ -260,7 +260,7 @@ void Saver::GiveUpOrphan(Save& save) {
                  "step {}: the node daemon was restarted and does not hold the shard, and {:.0f} s "
                  "later the checkpoint does not exist; look at `reprise show`",
                  save.step, SecondsOf(options_.orphan_patience)));
-  static_cast<void>(Skip(save.step, "its node daemon was restarted in mid-save"));
+  Skip(save.step, "its node daemon was restarted in mid-save").IgnoreError();
 }
 
 void Saver::SetRun(ReaderTarget target) {
@@ -294,7 +294,7 @@ void Saver::Process(Save& save) {
   wire::SaveSkip skip{.step = save.step, .save = id, .reason = final_status.message()};
   skip.reason.resize(std::min<size_t>(skip.reason.size(), format::kReasonBytesMax));
   // When the daemon is away it finds this save unfinished itself.
-  static_cast<void>(session_.Send(skip, generation));
+  session_.Send(skip, generation).IgnoreError();
 }
 
 Status Saver::Transfer(Save& save, uint64_t& generation, std::optional<uint64_t>& id) {
@@ -346,6 +346,7 @@ Result<wire::SaveGrant> Saver::Begin(Save& save, uint64_t& generation, Deadline 
   if (!layouts_sent_.contains(begin.layout)) begin.layout_bytes = save.layout->encoded;
   begin.metadata = save.options.metadata;
   begin.durability = save.options.durability;
+  begin.keep = save.options.keep;
   auto grant = AskLeave(save, begin, generation);
   if (!grant.has_value() && grant.error().code() == Code::kNotFound && begin.layout_bytes.empty()) {
     // The daemon keeps a bounded number of layouts: this one has to be sent again.

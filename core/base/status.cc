@@ -41,6 +41,14 @@ Status Status::Annotate(std::string_view context) const {
   return Status(code_, std::string(context) + ": " + message_);
 }
 
+#ifdef REPRISE_CHECK_STATUS
+void Status::AbortIfUnread() const {
+  if (read_ || code_ == Code::kOk) return;
+  std::fprintf(stderr, "a failure that nobody looked at is lost: %s\n", ToString().c_str());
+  std::abort();
+}
+#endif
+
 void CheckFailed(const char* file, int line, const char* expression, std::string_view detail) {
   std::fprintf(stderr, "%s:%d: CHECK failed: %s %.*s\n", file, line, expression,
                static_cast<int>(detail.size()), detail.data());

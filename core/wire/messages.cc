@@ -253,6 +253,8 @@ void Fields(Codec& codec, M& message) {
   codec.Blob(message.layout_bytes, limits::kLayoutBytesMax);
   codec.Name(message.metadata, format::kMetadataBytesMax);
   codec.Choice(message.durability, Durability::kLocal, Durability::kObject);
+  codec.Number(message.keep.last);
+  codec.Number(message.keep.every);
 }
 template <typename Codec, Is<SaveGrant> M>
 void Fields(Codec& codec, M& message) {

@@ -151,6 +151,7 @@ struct SaveBegin {
   Bytes layout_bytes;  // empty when this connection has sent this layout before
   std::string metadata;
   Durability durability = Durability::kServer;
+  Keep keep;  // rank 0's is applied when the step commits
   bool operator==(const SaveBegin&) const = default;
 };
 struct SaveGrant {

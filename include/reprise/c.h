@@ -108,6 +108,8 @@ typedef struct {
   uint32_t struct_size;
   const char* metadata; /* JSON object or NULL */
   uint8_t durability;   /* what close() and reprise_save_done wait for (reprise::Durability) */
+  uint32_t keep_last;   /* checkpoints that stay when this one commits (reprise::Keep); 0: all */
+  uint64_t keep_every;  /* and multiples of this step; needs keep_last; 0: no others */
 } reprise_save_options;
 
 /* Takes a snapshot of `pieces` as step `step`: copies volatile pieces, hands the rest to the copy

@@ -79,6 +79,7 @@ struct RunInfo {
 struct SaveOptions {
   std::string metadata;                         // a JSON object, or ""
   Durability durability = Durability::kServer;  // what Close waits for
+  Keep keep;                                    // applied when this save commits; rank 0's counts
 };
 
 struct SaveProgress {

@@ -5,7 +5,9 @@
 // control API unchanged. A separate code exists only where a caller reacts differently.
 //
 // Thread rule: values, no shared state. Neither type throws. Both are [[nodiscard]]: an ignored
-// failure is a compile-time warning (an error in our builds).
+// failure is a compile-time warning (an error in our builds). In a tree built with
+// REPRISE_CHECK_STATUS, a failure that is destroyed without anybody having looked at it aborts the
+// program; IgnoreError() says that this is meant.
 #pragma once
 
 #include <cstdint>
@@ -51,9 +53,9 @@ class [[nodiscard]] REPRISE_EXPORT Status {
   // A failure; `code` must not be kOk. `message` says what happened and what to do.
   Status(Code code, std::string message) : code_(code), message_(std::move(message)) {}
 
-  bool ok() const { return code_ == Code::kOk; }
-  Code code() const { return code_; }
-  const std::string& message() const { return message_; }
+  bool ok() const { return Read().code_ == Code::kOk; }
+  Code code() const { return Read().code_; }
+  const std::string& message() const { return Read().message_; }
   // "CODE_NAME: message", or "OK".
   std::string ToString() const;
 
@@ -61,14 +63,46 @@ class [[nodiscard]] REPRISE_EXPORT Status {
   // once, in the layer that knows the object's name.
   Status Annotate(std::string_view context) const;
 
+  // Nothing depends on this failure; say in a comment why.
+  void IgnoreError() const { static_cast<void>(Read()); }
+
   friend bool operator==(const Status& left, const Status& right) {
-    return left.code_ == right.code_ && left.message_ == right.message_;
+    return left.code() == right.code() && left.message() == right.message();
   }
   friend std::ostream& operator<<(std::ostream& out, const Status& status) {
     return out << status.ToString();
   }
 
+#ifdef REPRISE_CHECK_STATUS
+  // A copy or a move passes the duty to look at it on.
+  Status(const Status& other) : code_(other.code_), message_(other.message_) { other.Read(); }
+  Status(Status&& other) noexcept : code_(other.code_), message_(std::move(other.message_)) {
+    other.Read();
+  }
+  Status& operator=(const Status& other) { return *this = Status(other); }
+  Status& operator=(Status&& other) noexcept {
+    AbortIfUnread();
+    code_ = other.code_;
+    message_ = std::move(other.message_);
+    read_ = false;
+    other.Read();
+    return *this;
+  }
+  ~Status() { AbortIfUnread(); }
+#endif
+
  private:
+#ifdef REPRISE_CHECK_STATUS
+  const Status& Read() const {
+    read_ = true;
+    return *this;
+  }
+  void AbortIfUnread() const;
+  mutable bool read_ = false;
+#else
+  const Status& Read() const { return *this; }
+#endif
+
   Code code_ = Code::kOk;
   std::string message_;
 };

@@ -96,6 +96,14 @@ struct CheckpointKey {
   auto operator<=>(const CheckpointKey&) const = default;
 };
 
+// Which checkpoints of a job stay when a newer one commits. The default keeps all. Pinned ones, one that
+// is being read, the one the run resumed from and the last good one stay whatever this says.
+struct Keep {
+  uint32_t last = 0;   // the newest so many of the run's lineage; 0: all
+  uint64_t every = 0;  // and those whose step is a multiple of it; 0: no others
+  bool operator==(const Keep&) const = default;
+};
+
 // True when `name` matches [A-Za-z0-9._-]{1,128} and has no leading dot.
 REPRISE_EXPORT bool IsValidName(std::string_view name);
 

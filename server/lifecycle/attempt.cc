@@ -52,7 +52,10 @@ Result<AttemptPtr> Attempts::Begin(const BeginRequest& request, uint32_t world) 
     return Fail(Code::kAborted, "{} was aborted: {}", NameOf(key), attempt->reason);
   }
   attempt->begun.insert(request.rank);
-  if (request.rank == 0) attempt->metadata = request.metadata;
+  if (request.rank == 0) {
+    attempt->metadata = request.metadata;
+    attempt->keep = request.keep;
+  }
   return attempt;
 }
 

@@ -40,6 +40,7 @@ struct Attempt {
   bool adopted = false;  // by settle: goes on past its epoch's fence
   std::string reason;    // why it failed
   std::string metadata;  // rank 0's
+  Keep keep;             // likewise
   int64_t wall_micros = 0;
   std::set<uint32_t> begun;
   std::set<uint32_t> sealing;  // ranks whose PREPARED is being journalled

@@ -13,6 +13,8 @@
 //   C6  acknowledged: kCommitted to every node
 //   C7  certificate written beside the manifest, flushed
 //         -> without it: rewritten at recovery
+//   C8  older checkpoints that the job does not keep are deleted (retention.h)
+//         -> the next commit deletes them
 //
 // The epoch is checked at C3, inside the lock that EPOCH is journalled under: a check any earlier
 // lets a commit slip past a fence raised in between.
@@ -34,6 +36,7 @@
 
 #include "core/base/aligned_buffer.h"
 #include "server/lifecycle/objects.h"
+#include "server/lifecycle/retention.h"
 
 namespace reprise::lifecycle {
 namespace {
@@ -86,6 +89,7 @@ Task<void> Committer::Commit(AttemptPtr attempt) {
       commit.has_value() ? co_await RecordCommit(attempt, *commit) : Status(commit.error());
   if (recorded.ok()) {
     co_await Certify(*commit);
+    co_await DeleteExpired(attempt->job, attempt->keep);
     co_return;
   }
   if (recorded.code() == Code::kFenced) {
@@ -251,6 +255,23 @@ Task<void> Committer::Certify(format::CommitEntry commit) {
   }
   certifying_.erase({commit.job, commit.key});
   core_.changed.Notify();
+}
+
+// --- C8
+
+Task<void> Committer::DeleteExpired(Id job, Keep keep) {
+  std::vector<CheckpointKey> expired;
+  if (const JobState* state = core_.state.FindJob(job))
+    expired = Expired(core_.state, *state, keep);
+  for (const CheckpointKey& key : expired) {
+    if (core_.ending()) co_return;
+    Status deleted = co_await Delete(job, key);
+    if (deleted.ok()) {
+      LogInfo("{} is deleted: the job keeps its newest {}", NameOf(key), keep.last);
+    } else if (deleted.code() != Code::kNotFound) {
+      LogInfo("{} stays for now: {}", NameOf(key), deleted.message());
+    }
+  }
 }
 
 Task<Status> Committer::WriteCertificate(format::CommitEntry commit) {

@@ -92,7 +92,7 @@ Task<Result<BeginAnswer>> Coordinator::Begin(BeginRequest request) {
 }
 
 Task<Status> Coordinator::Skip(SkipRequest request) {
-  BeginRequest begin{request.job, request.epoch, request.step, request.rank, Id{}, ""};
+  BeginRequest begin{request.job, request.epoch, request.step, request.rank, Id{}, "", {}};
   REPRISE_CO_ASSIGN_STATUS(uint32_t world, epochs_.CheckRank(begin));
   Result<AttemptPtr> attempt = attempts_.Begin(begin, world);
   if (!attempt.has_value()) {

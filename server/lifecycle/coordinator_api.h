@@ -63,6 +63,7 @@ struct BeginRequest {
   uint32_t rank = 0;
   Id process;
   std::string metadata;  // JSON object; rank 0's is kept
+  Keep keep;             // likewise; lost when the store restarts before the commit
 };
 struct BeginAnswer {
   Id attempt;

@@ -222,6 +222,7 @@ Result<SaveSpec> Connection::MakeSpec(const wire::SaveBegin& message) {
   spec.layout_bytes = layout->encoded;
   spec.layout = layout->decoded;
   spec.metadata = message.metadata;
+  spec.keep = message.keep;
   return spec;
 }
 

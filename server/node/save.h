@@ -33,6 +33,7 @@ struct SaveSpec {
   std::shared_ptr<const Bytes> layout_bytes;
   std::shared_ptr<const format::Layout> layout;
   std::string metadata;
+  Keep keep;
 };
 
 // Digests of the pieces whose bytes must agree between ranks (scope replicated), fed with the

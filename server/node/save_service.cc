@@ -56,6 +56,7 @@ Task<void> SaveService::RunBegin(SaveService* service, std::shared_ptr<Save> sav
   request.rank = save->spec.shard.rank;
   request.process = save->spec.process;
   request.metadata = save->spec.metadata;
+  request.keep = save->spec.keep;
   Backoff backoff;
   TimePoint give_up = context.loop.Now() + context.options.upload_retry_max;
   while (!save->over() && !context.closing) {

@@ -130,6 +130,8 @@ v1::BeginRequest ToProto(const lifecycle::BeginRequest& request) {
   message.set_rank(request.rank);
   message.set_process(ToProto(request.process));
   message.set_metadata(request.metadata);
+  message.set_keep_last(request.keep.last);
+  message.set_keep_every(request.keep.every);
   return message;
 }
 
@@ -141,6 +143,7 @@ Result<lifecycle::BeginRequest> FromProto(const v1::BeginRequest& message) {
   request.rank = message.rank();
   REPRISE_ASSIGN(request.process, IdFromProto(message.process(), "process"));
   request.metadata = message.metadata();
+  request.keep = {message.keep_last(), message.keep_every()};
   return request;
 }
 

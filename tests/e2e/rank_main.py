@@ -19,12 +19,13 @@ class Worker:
         self.saves = {}
         self.checkpointer = None
 
-    def open(self, uri, rank, world, elements, names=("w", "m"), **options):
+    def open(self, uri, rank, world, elements, names=("w", "m"), keep=None, **options):
         self.rank, self.world = rank, world
         tree = {f"{name}{rank}": numpy.zeros(elements, dtype=numpy.float32) for name in names}
         tree["count"] = 0
         self.state = {"model": tree}
-        self.checkpointer = reprise.Checkpointer(uri, rank=rank, world=world, **options)
+        keep = reprise.Keep(*keep) if keep else None
+        self.checkpointer = reprise.Checkpointer(uri, rank=rank, world=world, keep=keep, **options)
         return {}
 
     def fill(self, step):

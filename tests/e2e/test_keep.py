@@ -1,7 +1,8 @@
-"""forget, pin and unpin: what may be taken away, and what may not."""
+"""keep=, forget, pin and unpin: what may be taken away, and what may not."""
 
 import json
 import subprocess
+import time
 
 import pytest
 
@@ -23,6 +24,31 @@ def three_steps(cluster, start_ranks):
 def steps(cli):
     shown = json.loads(cli("-o", "json", "ls", "test/job", "--all").stdout)
     return [row["step"] for row in shown["checkpoints"]]
+
+
+def test_keep_leaves_the_newest_the_periodic_and_the_pinned(cluster, start_ranks, cli):
+    cluster.start_store()
+    ranks = start_ranks([cluster.start_node("a")], 2, keep=(2, 4))
+    all_do(ranks, "restore")
+    for step in range(1, 10):
+        all_do(ranks, "fill", step=step)
+        all_do(ranks, "save", step=step)
+        all_do(ranks, "wait", step=step)
+        if step == 1:
+            assert cli("pin", "test/job@1").returncode == 0
+    all_do(ranks, "close")
+    deadline = time.monotonic() + 20
+    while steps(cli) != [9, 8, 4, 1] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert steps(cli) == [9, 8, 4, 1]
+    assert cli("verify", "test/job@4").returncode == 0
+
+
+@pytest.mark.parametrize("wrong", [{"last": 0}, {"last": 1, "every": 0}, {"last": "3"}])
+def test_a_keep_that_would_delete_everything_is_refused(wrong):
+    import reprise
+    with pytest.raises(reprise.InvalidArgument, match="Keep"):
+        reprise.Keep(**wrong)
 
 
 def test_forget_deletes_exactly_the_one_that_was_named(three_steps, cli):

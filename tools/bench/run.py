@@ -28,6 +28,10 @@ import reprise  # noqa: E402
 GIB = 1 << 30
 
 
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
 def limit(*arguments):
     """One measurement of the machine's own limit."""
     out = subprocess.run([str(BIN / "reprise-bench"), *map(str, arguments)], check=True,
@@ -83,11 +87,6 @@ class Daemons:
             time.sleep(0.01)
         return json.loads(ready.read_text())
 
-    def forget(self, step, epoch):
-        subprocess.run([str(BIN / "reprise"), "--store", self.control, "forget",
-                        f"bench/job@{step}~{epoch}", "--yes"], check=True, capture_output=True,
-                       timeout=60)
-
     def stop(self, wipe_slab=False):
         for process in reversed(self.processes):
             process.terminate()
@@ -106,7 +105,7 @@ class Daemons:
     def checkpointer(self):
         return reprise.Checkpointer("reprise://bench/job", rank=0, world=1,
                                     socket=str(self.settings["node.socket"]), launcher="bench",
-                                    stall_budget=60.0)
+                                    stall_budget=60.0, keep=reprise.Keep(last=1))
 
 
 def make_state(size):
@@ -133,8 +132,6 @@ def run_saves(daemons, state, size, runs, raw):
         if step > 3:
             rows.append({"bytes_per_s": size / seconds, "core_s_per_GB": cpu / (size / 1e9),
                          "limit": limits, "ratio": size / seconds / limits})
-        if step > 1:
-            daemons.forget(step - 1, checkpointer.epoch)
     checkpointer.close()
     return rows
 
@@ -165,6 +162,7 @@ def bench_save(directory, size, runs, result):
     for name, split, raw in (("durable_vs_disk", False, disk), ("tcp_vs_limit", True, disk_or_tcp)):
         daemons = Daemons(directory, name, split, budget, capacity).start()
         try:
+            say(f"save.{name}: {runs} runs of {size / GIB:g} GiB")
             rows = run_saves(daemons, state, size, runs, raw)
         finally:
             daemons.close()
@@ -175,85 +173,97 @@ def bench_save(directory, size, runs, result):
     raw_file.unlink()
 
 
-def training_loop(model, optimizer, steps, every, step_s, saves):
-    """Steps of fixed length (parameters change in each); returns seconds and blocked times."""
-    import torch
-    spin = torch.ones(1 << 14)
-    began = time.monotonic()
-    pending = []
-    for step in range(1, steps + 1):
-        end = time.monotonic() + step_s
-        while time.monotonic() < end:
-            spin.mul_(1.0)
-        optimizer.step()
-        if saves is not None and step % every == 0:
-            save = saves(step)
-            if save is not None:
-                pending.append(save)
-    seconds = time.monotonic() - began
-    return seconds, pending
+class TrainingLoop:
+    """Steps of a fixed length, in each of which an optimizer changes every parameter."""
+
+    def __init__(self, size):
+        import torch
+        torch.set_num_threads(1)
+        self.torch = torch
+        self.model = torch.nn.ParameterList(torch.nn.Parameter(torch.randn(size // 32 // 4))
+                                            for _ in range(32))
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-6)
+        for parameter in self.model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        self.state = {"model": self.model, "optim": self.optimizer}
+        self.spin = torch.ones(1 << 14)
+        self.step = 0
+
+    def run(self, steps, step_s, save=None, every=1):
+        """Seconds that `steps` took; `save(step)` is called after each `every`-th."""
+        began = time.monotonic()
+        for _ in range(steps):
+            self.step += 1
+            end = time.monotonic() + step_s
+            while time.monotonic() < end:
+                self.spin.mul_(1.0)
+            self.optimizer.step()
+            if save is not None and self.step % every == 0:
+                save(self.step)
+        return time.monotonic() - began
 
 
-def bench_stall(directory, result):
-    """Cost of saving to the training loop: >= 300 saves at two step lengths."""
-    import torch
-    torch.set_num_threads(1)
-    size = 128 << 20
-    model = torch.nn.ParameterList(torch.nn.Parameter(torch.randn(size // 32 // 4))
-                                   for _ in range(32))
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
-    for parameter in model.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    state = {"model": model, "optim": optimizer}
-    memcpy_s = size / limit("memcpy", 8 * size)["bytes_per_s"]
-    daemons = Daemons(directory, "stall", False, "1GiB", "8GiB").start()
-    costs, blocked, steps_taken = {}, {}, 0
+def stall_at(loop, checkpointer, step_s, every, saves_wanted):
+    """Blocks with saves between blocks without; returns ms per save, blocked times, saves refused."""
+    saves, refused, busy, quiet, per_block = [], 0, 0.0, 0.0, 15
+
+    def save(step):
+        nonlocal refused
+        made = checkpointer.save(step, loop.state)
+        if made is None:
+            refused += 1
+        else:
+            saves.append(made)
+
+    for _ in range(saves_wanted // per_block):
+        quiet += loop.run(per_block * every // 3, step_s)
+        loop.step += -loop.step % every
+        busy += loop.run(per_block * every, step_s, save, every)
+        saves[-1].wait(timeout=60)
+    extra = busy - 3 * quiet
+    return extra * 1e3 / len(saves), sorted(save.blocked_ms for save in saves), refused
+
+
+def bench_stall(directory, size, result):
+    """Cost of saving to the training loop: 300 saves at two step lengths."""
+    size = min(size, 256 << 20)
+    say(f"stall: 300 saves of {size / GIB:g} GiB in a training loop")
+    loop = TrainingLoop(size)
+    memcpy_s = size / limit("memcpy", 4 * size)["bytes_per_s"]
+    daemons = Daemons(directory, "stall", False, "1GiB", "4GiB").start()
+    costs, blocked, refused = {}, {}, 0
     try:
         checkpointer = daemons.checkpointer()
-        checkpointer.restore(state)
-        optimizer.step()
-        first = checkpointer.save(1, state)
+        checkpointer.restore(loop.state)
+        loop.run(1, memcpy_s)
+        first = checkpointer.save(loop.step, loop.state)
         first.wait(timeout=60)
+        loop.run(1, memcpy_s)
         result["stall.first_ms"] = first.blocked_ms
-        base, count = 1, 300
         for factor in (1, 4):
-            every = 24 // factor
-            steps = count * every
-            quiet, _ = training_loop(model, optimizer, steps, every, factor * memcpy_s, None)
-            kept = []
-
-            def save_one(step, base=base, kept=kept):
-                if len(kept) > 2:
-                    old = kept.pop(0)
-                    if old.committed:
-                        daemons.forget(old.step, checkpointer.epoch)
-                made = checkpointer.save(base + step, state)
-                if made is not None:
-                    kept.append(made)
-                return made
-
-            busy, saves = training_loop(model, optimizer, steps, every, factor * memcpy_s, save_one)
-            base += steps
-            steps_taken += len(saves)
-            costs[factor] = (busy - quiet) * 1e3 / max(1, len(saves)) / (size / GIB)
-            blocked[factor] = sorted(save.blocked_ms for save in saves)
-            for save in kept:
-                save.wait(timeout=60)
+            every = max(1, round(0.5 / (factor * memcpy_s)))
+            cost, blocked[factor], missed = stall_at(loop, checkpointer, factor * memcpy_s, every,
+                                                     150)
+            costs[factor] = cost / (size / GIB)
+            refused += missed
         checkpointer.close()
     finally:
         daemons.close()
     torch_ms = []
-    target = directory / "torch.pt"
     for _ in range(5):
         began = time.monotonic()
-        with target.open("wb") as out:
-            torch.save({"model": model.state_dict(), "optim": optimizer.state_dict()}, out)
+        with (directory / "torch.pt").open("wb") as out:
+            loop.torch.save({"model": loop.model.state_dict(),
+                             "optim": loop.optimizer.state_dict()}, out)
         torch_ms.append((time.monotonic() - began) * 1e3)
+    result["stall.state_bytes"] = size
+    result["stall.saves"] = len(blocked[1]) + len(blocked[4])
+    result["stall.refused"] = refused
     result["cost_per_save_ms_per_GiB"] = costs[4]
     result["cost_per_save_ms_per_GiB.1x"] = costs[1]
-    result["stall.saves"] = steps_taken
     result["stall.p50_ms"] = statistics.median(blocked[4])
     result["stall.p99_ms"] = blocked[4][int(0.99 * (len(blocked[4]) - 1))]
+    result["stall.p99_ms.1x"] = blocked[1][int(0.99 * (len(blocked[1]) - 1))]
     result["stall.vs_torch_save"] = statistics.median(blocked[4]) / statistics.median(torch_ms)
 
 
@@ -266,6 +276,7 @@ def timed_restore(daemons, state):
 
 
 def bench_restore(directory, size, runs, result):
+    say(f"restore: {runs} runs from the slab, {runs} from the disk")
     state = make_state(size)
     raw_file = directory / "raw"
     daemons = Daemons(directory, "restore", False, f"{2 * size // GIB + 1}GiB",
@@ -333,7 +344,7 @@ def main():
     try:
         if "save" in what:
             bench_save(directory, size, arguments.runs, result)
-            bench_stall(directory, result)
+            bench_stall(directory, size, result)
         if "restore" in what:
             bench_restore(directory, size, arguments.runs, result)
     finally:

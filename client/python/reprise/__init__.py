@@ -16,13 +16,13 @@ from ._errors import (AlreadyExists, DataLoss, DeadlineExceeded, FailedPrecondit
                       InvalidArgument, NotFound, RepriseError, ResourceExhausted, SaveAborted,
                       Unavailable)
 from ._rng import Rng, rng
-from .checkpointer import Checkpointer, Save
+from .checkpointer import Checkpointer, Keep, Save
 from .loading import load
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AlreadyExists", "Checkpointer", "DataLoss", "DeadlineExceeded", "FailedPrecondition", "Fenced",
-    "InvalidArgument", "NotFound", "RepriseError", "ResourceExhausted", "Rng", "Save", "SaveAborted",
+    "InvalidArgument", "Keep", "NotFound", "RepriseError", "ResourceExhausted", "Rng", "Save", "SaveAborted",
     "Unavailable", "load", "rng",
 ]

@@ -46,7 +46,8 @@ class Piece(Structure):
 
 
 class SaveOptions(Structure):
-    _fields_ = [("struct_size", c_uint32), ("metadata", c_char_p), ("durability", c_uint8)]
+    _fields_ = [("struct_size", c_uint32), ("metadata", c_char_p), ("durability", c_uint8),
+                ("keep_last", c_uint32), ("keep_every", c_uint64)]
 
 
 class SaveState(Structure):
@@ -205,8 +206,9 @@ class Client:
         resume = (run.resume_epoch, run.resume_step) if run.has_checkpoint else None
         return run.epoch, resume, _text(run.skipped)
 
-    def save(self, step, pieces, metadata, durability):
-        options = SaveOptions(ctypes.sizeof(SaveOptions), _bytes(metadata), durability)
+    def save(self, step, pieces, metadata, durability, keep_last=0, keep_every=0):
+        options = SaveOptions(ctypes.sizeof(SaveOptions), _bytes(metadata), durability, keep_last,
+                              keep_every)
         handle = c_void_p()
         self._check(self._lib.reprise_save_start(self._handle, step, pieces.array, pieces.count,
                                                  byref(options), byref(handle)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import json
 import logging
 import os
@@ -36,6 +37,25 @@ def parse_duration(text):
     if len(text) > 1 and text[-1] in units and text[:-1].replace(".", "", 1).isdigit():
         return float(text[:-1]) * units[text[-1]]
     raise InvalidArgument(f"{text!r} is not a duration such as '30m', '90s' or '2h'")
+
+
+@dataclasses.dataclass(frozen=True)
+class Keep:
+    """Which checkpoints stay when a newer one commits: the newest `last`, and multiples of `every`.
+
+    The store deletes the others of this job, never a pinned one, one that is being read, the one the
+    run resumed from, or the last good one.
+    """
+
+    last: int
+    every: int | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.last, int) or not 1 <= self.last < 1 << 32:
+            raise InvalidArgument("Keep(last=...) must be at least 1: the newest checkpoint always "
+                                  "stays; to keep all of them, pass keep=None")
+        if self.every is not None and (not isinstance(self.every, int) or self.every < 1):
+            raise InvalidArgument("Keep(every=...) must be a number of steps, or None")
 
 
 class Save:
@@ -127,11 +147,13 @@ class Checkpointer:
     def __init__(self, uri, *, durability="server", on_error="warn", rank=None, world=None,
                  launcher=None, socket=None, daemon=None, takeover=False, rank_scope=(),
                  unprotected_for=None, register_timeout=600.0, connect_timeout=30.0,
-                 stall_budget=2.0, copy_threads=0):
+                 stall_budget=2.0, copy_threads=0, keep=None):
         if durability not in DURABILITIES:
             raise InvalidArgument(f"durability must be one of {', '.join(DURABILITIES)}")
         if on_error not in ("warn", "raise"):
             raise InvalidArgument("on_error must be 'warn' or 'raise'")
+        if keep is not None and not isinstance(keep, Keep):
+            raise InvalidArgument("keep must be a reprise.Keep, or None to keep every checkpoint")
         found_rank, found_world = rank_and_world()
         self.uri = uri
         self.rank = found_rank if rank is None else rank
@@ -141,6 +163,7 @@ class Checkpointer:
         self.restore_stats = {}
         self._durability = durability
         self._on_error = on_error
+        self._keep = keep
         self._rank_scope = tuple(rank_scope)
         self._register_timeout = register_timeout
         self._stall_budget = stall_budget
@@ -217,7 +240,9 @@ class Checkpointer:
         items, pieces = self._describe(state)
         try:
             self._register()
-            handle = self._client.save(step, pieces, text, DURABILITIES[self._durability])
+            keep_last, keep_every = (self._keep.last, self._keep.every or 0) if self._keep else (0, 0)
+            handle = self._client.save(step, pieces, text, DURABILITIES[self._durability],
+                                       keep_last, keep_every)
         except (InvalidArgument, TypeError):
             raise
         except RepriseError as error:

@@ -1,5 +1,6 @@
 // Epochs and attempts through the store's API: who is let in, who is fenced, when a save is given
 // up.
+#include "server/lifecycle/retention.h"
 #include "tests/unit/lifecycle/harness.h"
 
 namespace reprise::lifecycle {
@@ -243,6 +244,82 @@ TEST(Delete, ThePinnedTheLastGoodAndTheReadAreKept) {
   EXPECT_EQ(drop(10), Code::kOk);
   EXPECT_EQ(drop(10), Code::kNotFound);
   EXPECT_EQ(drop(99), Code::kNotFound);
+  c.host.Close();
+}
+
+std::vector<uint64_t> StepsOf(Cluster& c) {
+  std::vector<uint64_t> steps;
+  for (const auto& [key, row] : c.host.store().state().FindJob(c.run.answer.job)->checkpoints) {
+    steps.push_back(key.step);
+  }
+  return steps;
+}
+
+TEST(Retention, TheNewestAndThePeriodicStayWhenANewerOneCommits) {
+  Cluster c(2);
+  c.run.keep = {.last = 2, .every = 30};
+  ASSERT_EQ(c.run.Start(c.host), OkStatus());
+  for (uint64_t step = 10; step <= 70; step += 10) {
+    ASSERT_EQ(c.run.Save(c.host, step, step, kTestChunk), OkStatus());
+    c.host.RunFor(1s);
+  }
+  EXPECT_EQ(StepsOf(c), (std::vector<uint64_t>{30, 60, 70}));
+  EXPECT_EQ(CheckBytes(c.host, c.run.answer.job, {1, 30}, 2, 30, kTestChunk), OkStatus());
+  // A deletion is as durable as a commit.
+  ASSERT_EQ(c.host.Restart(), OkStatus());
+  EXPECT_EQ(StepsOf(c), (std::vector<uint64_t>{30, 60, 70}));
+  c.host.Close();
+}
+
+TEST(Retention, WhatIsPinnedReadOrResumedFromStaysAndGoesOnlyWhenItIsNot) {
+  Cluster c(1);
+  ASSERT_EQ(c.run.Start(c.host), OkStatus());
+  for (uint64_t step : {10, 20, 30, 40}) {
+    ASSERT_EQ(c.run.Save(c.host, step, step, kTestChunk), OkStatus());
+  }
+  ASSERT_EQ(c.host.Run(c.host.store().Pin("team", "gpt", {1, 10}, true, "paper")), OkStatus());
+  c.run.keep = {.last = 1};
+  {
+    auto reader = c.host.Run(c.host.store().OpenRead(c.run.answer.job, {1, 20}));
+    ASSERT_TRUE(reader.has_value());
+    ASSERT_EQ(c.run.Save(c.host, 50, 5, kTestChunk), OkStatus());
+    c.host.RunFor(1s);
+    EXPECT_EQ(StepsOf(c), (std::vector<uint64_t>{10, 20, 50}));
+  }
+  TestRun second{.launch = 2, .keep = {.last = 1}};
+  ASSERT_EQ(second.Start(c.host), OkStatus());
+  EXPECT_EQ(second.answer.resume, (CheckpointKey{1, 50}));
+  ASSERT_EQ(second.Save(c.host, 60, 6, kTestChunk), OkStatus());
+  c.host.RunFor(1s);
+  EXPECT_EQ(StepsOf(c), (std::vector<uint64_t>{10, 60}));
+  c.host.Close();
+}
+
+TEST(Retention, DamagedAndSupersededOnesDoNotCountAsTheNewest) {
+  Cluster c(1);
+  ASSERT_EQ(c.run.Start(c.host), OkStatus());
+  for (uint64_t step : {10, 20, 30, 40}) {
+    ASSERT_EQ(c.run.Save(c.host, step, step, kTestChunk), OkStatus());
+  }
+  const StoreState& state = c.host.store().state();
+  const JobState& job = *state.FindJob(c.run.answer.job);
+  auto damage = [&](uint64_t step) {
+    return c.host.Run(
+        c.host.store().SetMark("team", "gpt", {1, step}, format::Mark::kDamaged, "rotten"));
+  };
+  EXPECT_EQ(Expired(state, job, {.last = 2}), (std::vector<CheckpointKey>{{1, 10}, {1, 20}}));
+  ASSERT_EQ(damage(40), OkStatus());
+  EXPECT_EQ(Expired(state, job, {.last = 2}), (std::vector<CheckpointKey>{{1, 10}}));
+  // A newer run that resumed from 30 supersedes nothing but 40, which is damaged.
+  TestRun second{.launch = 2};
+  ASSERT_EQ(second.Start(c.host), OkStatus());
+  EXPECT_EQ(second.answer.resume, (CheckpointKey{1, 30}));
+  EXPECT_EQ(Expired(state, job, {.last = 2}), (std::vector<CheckpointKey>{{1, 10}}));
+  ASSERT_EQ(second.Save(c.host, 40, 7, kTestChunk), OkStatus());
+  EXPECT_EQ(Expired(state, job, {.last = 1}),
+            (std::vector<CheckpointKey>{{1, 10}, {1, 20}, {1, 30}, {1, 40}}));
+  EXPECT_TRUE(Expired(state, job, {.last = 9}).empty());
+  EXPECT_TRUE(Expired(state, job, {}).empty());
   c.host.Close();
 }
 

@@ -209,6 +209,7 @@ struct TestRun {
   uint32_t world = 1;
   uint64_t launch = 1;
   RegisterAnswer answer;
+  Keep keep;
 
   RegisterRequest RequestOf(uint32_t rank) const {
     RegisterRequest request;
@@ -243,7 +244,7 @@ struct TestRun {
     return OkStatus();
   }
   BeginRequest BeginOf(uint32_t rank, uint64_t step) const {
-    return {answer.job, answer.epoch, step, rank, IdOf(launch * 1000 + rank), "{}"};
+    return {answer.job, answer.epoch, step, rank, IdOf(launch * 1000 + rank), "{}", keep};
   }
   format::ShardIdentity Identity(uint32_t rank, uint64_t step, const Id& attempt) const {
     return {answer.job, {answer.epoch, step}, attempt, rank, world};

@@ -31,6 +31,10 @@ inline void Fill(Rng& rng, Code& value) { value = static_cast<Code>(3 + rng.Belo
 inline void Fill(Rng& rng, SavePhase& value) { value = static_cast<SavePhase>(1 + rng.Below(5)); }
 inline void Fill(Rng& rng, Source& value) { value = static_cast<Source>(rng.Below(6)); }
 inline void Fill(Rng& rng, Durability& value) { value = static_cast<Durability>(1 + rng.Below(4)); }
+inline void Fill(Rng& rng, Keep& value) {
+  Fill(rng, value.last);
+  Fill(rng, value.every);
+}
 inline void Fill(Rng& rng, format::ShardIdentity& value) {
   value = {rng.NewId(), {rng.Next(), rng.Next()}, rng.NewId(), 0, 0};
   Fill(rng, value.rank);
@@ -59,12 +63,17 @@ void FillAll(Rng& rng, Ts&... fields) {
 // The number of fields is how structured bindings tell the messages apart.
 template <typename Message>
 concept HasFields6 = requires(Message m) { Message{{}, {}, {}, {}, {}, {}}; };
+template <typename Message>
+concept HasFields7 = requires(Message m) { Message{{}, {}, {}, {}, {}, {}, {}}; };
 
 template <typename Message>
 void FillMessage(Rng& rng, Message& message) {
   if constexpr (requires { Message{{}, {}, {}, {}, {}, {}, {}, {}, {}, {}}; }) {
     auto& [a, b, c, d, e, f, g, h, i, j] = message;
     FillAll(rng, a, b, c, d, e, f, g, h, i, j);
+  } else if constexpr (HasFields7<Message>) {
+    auto& [a, b, c, d, e, f, g] = message;
+    FillAll(rng, a, b, c, d, e, f, g);
   } else if constexpr (HasFields6<Message>) {
     auto& [a, b, c, d, e, f] = message;
     FillAll(rng, a, b, c, d, e, f);
