@@ -209,6 +209,35 @@ def test_a_plain_tensor_that_differs_between_ranks_is_refused_naming_both(cluste
             rank.do("wait", step=1)
 
 
+def test_a_tensor_that_belongs_to_its_rank_is_not_given_to_another_world(cluster, start_ranks):
+    cluster.start_store()
+    node = cluster.start_node("a")
+    ranks = start_ranks([node], 2, rank_scope=["*running_mean"])
+    all_do(ranks, "restore")
+    saved = []
+    for number, rank in enumerate(ranks):
+        rank.do("add", name="running_mean", seed=number)
+        saved.append(rank.do("digest"))
+    all_do(ranks, "save", step=1)
+    all_do(ranks, "wait", step=1)
+    for rank in ranks:
+        rank.kill()
+    again = start_ranks([node], 2, rank_scope=["*running_mean"], launcher="second")
+    for rank in again:
+        rank.do("add", name="running_mean", seed=7)
+    for rank, before in zip(all_do(again, "restore"), saved):
+        assert rank["digest"] == before["digest"]
+    for rank in again:
+        rank.kill()
+    alone = start_ranks([node], 1, rank_scope=["*running_mean"], launcher="third")[0]
+    alone.do("add", name="running_mean", seed=7)
+    before = alone.do("digest")
+    with pytest.raises(RankError, match="running_mean.*belongs to its rank") as refused:
+        alone.do("restore", strict=False)
+    assert refused.value.kind == "InvalidArgument"
+    assert alone.do("digest") == before
+
+
 def test_ranks_that_disagree_on_the_step_are_told(cluster, start_ranks):
     cluster.store = cluster.start_daemon(
         "store", "store", store__directory=cluster.directory / "store",

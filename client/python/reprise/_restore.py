@@ -31,7 +31,7 @@ def fill(reader, state, *, rank, world, strict, timeout, rename=None, rank_scope
             _materialise(walk, key, optimizer, groups[key], saved, rename)
     walk = Walk(state, rank_scope)
     tensors, aux = _match(walk, saved, rename, rank, same_world, strict)
-    _read_tensors(reader, tensors, rank, timeout)
+    _read_tensors(reader, tensors, timeout)
     values = _read_aux(reader, aux, timeout)
     for (item, _), value in zip(aux, values):
         if item.put is not None:
@@ -158,7 +158,7 @@ def _some(names):
     return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def _read_tensors(reader, tensors, rank, timeout):
+def _read_tensors(reader, tensors, timeout):
     if not tensors:
         return
     pieces = _native.PieceArray(len(tensors))
@@ -168,7 +168,7 @@ def _read_tensors(reader, tensors, rank, timeout):
         scope = {"global": 1, "replicated": 2, "rank": 3}[found["scope"]]
         pieces.set(index, name=found["name"], dtype=item.dtype, scope=scope, policy=item.policy,
                    flags=0, shape=item.global_shape, boxes=item.boxes, data=address,
-                   data_bytes=size, source_rank=rank if scope == SCOPE_RANK else -1)
+                   data_bytes=size)
     reader.read(pieces, timeout)
     for item, _ in tensors:
         if item.copied_from is not None:

@@ -146,7 +146,7 @@ def tensor_item(name, tensor, owner, scope=None):
                       source=tensor, address=_address_of(tensor))
 
 
-def _numpy_item(name, array, owner):
+def _numpy_item(name, array, owner, scope):
     numbers = {"bool": 1, "uint8": 2, "int8": 3, "uint16": 4, "int16": 5, "uint32": 6, "int32": 7,
                "uint64": 8, "int64": 9, "float16": 10, "float32": 12, "float64": 13,
                "complex64": 17, "complex128": 18}
@@ -154,7 +154,8 @@ def _numpy_item(name, array, owner):
     if dtype is None or array.dtype.byteorder == ">":
         raise InvalidArgument(f"{name} has numpy dtype {array.dtype}, which cannot be saved")
     shape = tuple(array.shape)
-    return TensorItem(name, array, dtype, shape, [((0,) * len(shape), shape)], SCOPE_REPLICATED,
+    return TensorItem(name, array, dtype, shape, [((0,) * len(shape), shape)],
+                      SCOPE_REPLICATED if scope is None else scope,
                       owner, source=array, address=_address_of(array))
 
 
@@ -243,7 +244,7 @@ class Walk:
         elif is_tensor(value):
             self._tensor(key, value, None)
         elif _is_numpy(value):
-            self.tensors.append(_numpy_item(key, value, None))
+            self.tensors.append(_numpy_item(key, value, None, self._scope(key)))
         elif hasattr(value, "state_dict") and hasattr(value, "load_state_dict"):
             policy = POLICY_NAMES[getattr(value, "reprise_world_policy", "broadcast")]
             self.aux.append(AuxItem(key, value.state_dict, value.load_state_dict, policy, value))
@@ -335,7 +336,8 @@ class Walk:
             if is_tensor(value):
                 self._tensor(f"{key}.{name}", value, tree)
             elif _is_numpy(value):
-                self.tensors.append(_numpy_item(f"{key}.{name}", value, tree))
+                path = f"{key}.{name}"
+                self.tensors.append(_numpy_item(path, value, tree, self._scope(path)))
             elif is_module(value) or is_optimizer(value) or hasattr(value, "state_dict"):
                 self._visit(f"{key}.{name}", value)
             else:
