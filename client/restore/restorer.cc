@@ -63,7 +63,7 @@ void Restorer::Scatter(const Item& item, ByteView chunk) {
     auto* target = static_cast<uint8_t*>(targets_[copy.target].data);
     ForEachRun(copy, begin, begin + chunk.size(), [&](uint64_t from, uint64_t to, uint64_t bytes) {
       Status delivered = engine_.Deliver(target + to, chunk.data() + (from - begin), bytes);
-      if (!delivered.ok()) End(std::move(delivered));
+      if (!delivered.ok()) End(delivered);
     });
   }
 }
@@ -78,10 +78,11 @@ void Restorer::Count(wire::Source source, uint64_t bytes) {
   }
 }
 
-void Restorer::End(Status status) {
+void Restorer::End(const Status& status) {
+  status.IgnoreError();  // the first is kept: Run returns it
   std::lock_guard lock(mutex_);
   ended_ = true;
-  if (status_.ok()) status_ = std::move(status);
+  if (status_.ok()) status_ = status;
   if (inbox_ != nullptr) inbox_->Close();
 }
 
@@ -102,9 +103,7 @@ Status Restorer::RunSlots(const Connection& connection, Deadline deadline) {
     if (!reply->descriptor.valid() || bytes > info.file_bytes) continue;
     auto [first, last] = std::ranges::equal_range(items_, s, {}, &Item::shard);
     std::span<Item> items(first, last);
-    bool most = items.size() * plan_.shards[s].chunk_bytes >= plan_.shards[s].length / 2;
-    Result<Mapping> mapping = Mapping::Map(
-        reply->descriptor, bytes, most ? Mapping::Access::kRead : Mapping::Access::kReadSparse);
+    Result<Mapping> mapping = Mapping::Map(reply->descriptor, bytes, Mapping::Access::kReadSparse);
     // The ring gets the same bytes without a mapping of the slot.
     if (!mapping.has_value()) continue;
     ByteView shard_bytes = mapping->view().subspan(info.data_offset);
@@ -122,6 +121,7 @@ Status Restorer::RunSlots(const Connection& connection, Deadline deadline) {
 void Restorer::ReadSlotItem(Item& item, ByteView shard_bytes) {
   const ShardPlan& shard = plan_.shards[item.shard];
   ByteView chunk = shard_bytes.subspan(item.chunk * shard.chunk_bytes, LengthOf(item));
+  Mapping::Populate(chunk);
   if (!Verify(item, chunk)) {
     // The ring phase asks for another copy.
     item.damaged_in_slot = true;
@@ -216,7 +216,7 @@ void Restorer::RingWorker() {
     // Withdrawn: another worker has ended the phase.
     if (status.code() == Code::kCancelled && !reply.has_value()) return;
     if (!status.ok()) {
-      End(std::move(status));
+      End(status);
       return;
     }
   }

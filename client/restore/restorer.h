@@ -80,7 +80,7 @@ class Restorer {
   void Count(wire::Source source, uint64_t bytes);
   Item* FindItem(uint32_t rank, uint64_t chunk);
   uint64_t LengthOf(const Item& item) const;
-  void End(Status status);
+  void End(const Status& status);
 
   Session& session_;
   CopyEngine& engine_;

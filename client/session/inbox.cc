@@ -53,9 +53,10 @@ void Inbox::Deliver(Reply reply) {
   arrived_.notify_one();
 }
 
-void Inbox::Fail(Status status) {
+void Inbox::Fail(const Status& status) {
+  status.IgnoreError();  // the first is kept: Next returns it
   std::lock_guard lock(mutex_);
-  if (!failure_.has_value()) failure_ = std::move(status);
+  if (!failure_.has_value()) failure_ = status;
   arrived_.notify_all();
 }
 

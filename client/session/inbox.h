@@ -39,7 +39,7 @@ class Inbox {
 
   // Called by the session.
   void Deliver(Reply reply);
-  void Fail(Status status);
+  void Fail(const Status& status);
 
  private:
   std::mutex mutex_;

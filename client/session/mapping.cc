@@ -67,4 +67,11 @@ Result<Mapping> Mapping::Map(const Descriptor& file, uint64_t bytes, Access acce
   return mapping;
 }
 
+void Mapping::Populate(ByteView part) {
+  const uintptr_t page = 4096;
+  uintptr_t begin = reinterpret_cast<uintptr_t>(part.data()) & ~(page - 1);
+  uintptr_t end = reinterpret_cast<uintptr_t>(part.data()) + part.size();
+  ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_READ);
+}
+
 }  // namespace reprise::client

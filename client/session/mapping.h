@@ -19,7 +19,7 @@ class Mapping {
  public:
   enum class Access {
     kRead,
-    kReadSparse,  // little of it will be touched: the page tables are left to fill themselves
+    kReadSparse,  // page tables are left to fill themselves, or by Populate, part by part
     kWrite,
   };
 
@@ -31,6 +31,9 @@ class Mapping {
   // Maps the first `bytes` of `file` and fills the page tables. INVALID_ARGUMENT: the file is shorter.
   // RESOURCE_EXHAUSTED: mmap refused.
   static Result<Mapping> Map(const Descriptor& file, uint64_t bytes, Access access);
+  // Fills the page tables of a part of a kReadSparse mapping, which is cheaper than touching it first and,
+  // unlike one call for the whole of it, can be done by several threads. Best effort.
+  static void Populate(ByteView part);
 
   bool valid() const { return data_ != nullptr; }
   MutableByteView span() const { return {data_, size_}; }

@@ -320,6 +320,7 @@ std::unique_ptr<Connection> Session::Disconnect(const Status& why) {
     changed_.notify_all();
   }
   Status lost(Code::kUnavailable, "the node daemon went away: " + why.message());
+  lost.IgnoreError();  // for whoever waits; perhaps nobody
   for (auto& [request, inbox] : waiting) {
     if (std::shared_ptr<Inbox> alive = inbox.lock()) alive->Fail(lost);
   }

@@ -74,18 +74,19 @@ Status Save::Wait(Durability durability, Deadline deadline) {
   return status_;
 }
 
-void Save::FailLocked(Status status) {
+void Save::FailLocked(const Status& status) {
+  status.IgnoreError();  // kept: told to whoever asks the ticket
   if (phase_ == kFailed || phase_ == kCommitted) return;
   phase_ = kFailed;
-  status_ = std::move(status);
+  status_ = status;
   cancelled_.store(true, std::memory_order_relaxed);
   if (awaited_ != nullptr) awaited_->Close();
   changed_.notify_all();
 }
 
-void Save::Fail(Status status) {
+void Save::Fail(const Status& status) {
   std::lock_guard lock(mutex_);
-  FailLocked(std::move(status));
+  FailLocked(status);
 }
 
 SaveProgress Save::progress() const {
@@ -212,12 +213,12 @@ bool Save::told_by_daemon() const {
   return told_by_daemon_;
 }
 
-void Save::FailByDaemon(Status status) {
+void Save::FailByDaemon(const Status& status) {
   std::lock_guard lock(mutex_);
   // Given up here first: that is not the daemon's news, and it still has to be told.
   if (phase_ == kFailed) return;
   told_by_daemon_ = true;
-  FailLocked(std::move(status));
+  FailLocked(status);
 }
 
 }  // namespace reprise::client

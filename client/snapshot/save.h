@@ -45,7 +45,7 @@ class Save {
   Status WaitCopied(Deadline deadline);
   Status Wait(Durability durability, Deadline deadline);
   // Ends the save with `status` unless it is over; the copy thread tells the daemon.
-  void Fail(Status status);
+  void Fail(const Status& status);
   SaveProgress progress() const;
   Status status() const;
   bool over() const;
@@ -67,7 +67,7 @@ class Save {
   void SetStartMillis(double millis);
   const std::atomic<bool>& cancelled() const { return cancelled_; }
   // The daemon refused or ended it: all ranks know, no kSaveSkip is due.
-  void FailByDaemon(Status status);
+  void FailByDaemon(const Status& status);
   bool told_by_daemon() const;
 
   // --- for the I/O thread
@@ -90,7 +90,7 @@ class Save {
   std::unique_ptr<Staging> staging;
 
  private:
-  void FailLocked(Status status);
+  void FailLocked(const Status& status);
   bool ReachedLocked(Durability durability) const;
 
   const Nanos stall_budget_;

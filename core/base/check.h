@@ -32,10 +32,10 @@ namespace reprise {
   } while (false)
 
 // In a function that returns Result<T>: hands a failed Status up.
-#define REPRISE_TRY(expression)                                        \
-  do {                                                                 \
-    if (::reprise::Status _status = (expression); !_status.ok())       \
-      return ::std::unexpected<::reprise::Status>(std::move(_status)); \
+#define REPRISE_TRY(expression)                                  \
+  do {                                                           \
+    if (::reprise::Status _status = (expression); !_status.ok()) \
+      return ::reprise::Error(std::move(_status));               \
   } while (false)
 
 // In a function that returns Result<T>: `REPRISE_ASSIGN(auto x, Compute());` unwraps or hands up.
@@ -45,10 +45,10 @@ namespace reprise {
 #define REPRISE_ASSIGN_STATUS(target, expression) \
   REPRISE_ASSIGN_STATUS_INNER(REPRISE_CONCAT(_result_, __LINE__), target, expression, return)
 // Coroutine forms: hand up with co_return.
-#define REPRISE_CO_TRY(expression)                                        \
-  do {                                                                    \
-    if (::reprise::Status _status = (expression); !_status.ok())          \
-      co_return ::std::unexpected<::reprise::Status>(std::move(_status)); \
+#define REPRISE_CO_TRY(expression)                               \
+  do {                                                           \
+    if (::reprise::Status _status = (expression); !_status.ok()) \
+      co_return ::reprise::Error(std::move(_status));            \
   } while (false)
 #define REPRISE_CO_RETURN_IF_ERROR(expression)                                      \
   do {                                                                              \
@@ -59,9 +59,9 @@ namespace reprise {
 #define REPRISE_CO_ASSIGN_STATUS(target, expression) \
   REPRISE_ASSIGN_STATUS_INNER(REPRISE_CONCAT(_result_, __LINE__), target, expression, co_return)
 
-#define REPRISE_ASSIGN_INNER(result, target, expression, how)                                   \
-  auto result = (expression);                                                                   \
-  if (!result.has_value()) how ::std::unexpected<::reprise::Status>(std::move(result).error()); \
+#define REPRISE_ASSIGN_INNER(result, target, expression, how)               \
+  auto result = (expression);                                               \
+  if (!result.has_value()) how ::reprise::Error(std::move(result).error()); \
   target = std::move(*result)
 #define REPRISE_ASSIGN_STATUS_INNER(result, target, expression, how)         \
   auto result = (expression);                                                \

@@ -42,9 +42,10 @@ Status Status::Annotate(std::string_view context) const {
 }
 
 #ifdef REPRISE_CHECK_STATUS
-void Status::AbortIfUnread() const {
-  if (read_ || code_ == Code::kOk) return;
-  std::fprintf(stderr, "a failure that nobody looked at is lost: %s\n", ToString().c_str());
+void internal::ReadMark::AbortIfOwed() const {
+  if (state_ != kOwed) return;
+  std::fprintf(stderr,
+               "a failed Status is destroyed that nobody has looked at; the stack says where\n");
   std::abort();
 }
 #endif

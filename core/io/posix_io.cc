@@ -162,10 +162,10 @@ Task<Status> PosixIo::Lock(FileId file) {
 Task<Status> PosixIo::MakeDirectory(std::string path) {
   co_return co_await OnPool<Status>(file_pool_, [path = std::move(path)] {
     if (mkdir(path.c_str(), 0700) == 0) return OkStatus();
-    Status failure = StatusFromErrno(errno, "mkdir " + path);
+    int error = errno;
     struct stat info;
-    bool exists = errno == EEXIST && stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
-    return exists ? OkStatus() : failure;
+    bool exists = error == EEXIST && stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
+    return exists ? OkStatus() : StatusFromErrno(error, "mkdir " + path);
   });
 }
 

@@ -6,8 +6,9 @@
 //
 // Thread rule: values, no shared state. Neither type throws. Both are [[nodiscard]]: an ignored
 // failure is a compile-time warning (an error in our builds). In a tree built with
-// REPRISE_CHECK_STATUS, a failure that is destroyed without anybody having looked at it aborts the
-// program; IgnoreError() says that this is meant.
+// REPRISE_CHECK_STATUS, a failed Status that is destroyed without anybody having looked at it aborts
+// the program; IgnoreError() says that this is meant. The error inside a Result is exempt: has_value()
+// looks at it without its knowledge.
 #pragma once
 
 #include <cstdint>
@@ -46,12 +47,52 @@ enum class Code : uint8_t {
 // The code's name as logs, JSON and the CLI print it ("RESOURCE_EXHAUSTED").
 REPRISE_EXPORT std::string_view CodeName(Code code);
 
+namespace internal {
+
+#ifdef REPRISE_CHECK_STATUS
+// Whether somebody still has to look at a Status. One that is moved is handed on and owes anew; one that
+// is copied has been looked at, and the copy (a cause that is kept, a reason for many) owes nothing.
+class ReadMark {
+ public:
+  explicit ReadMark(bool failed = false) : state_(failed ? kOwed : kNever) {}
+  ReadMark(const ReadMark& other) noexcept : state_(kNever) { other.Read(); }
+  ReadMark(ReadMark&& other) noexcept : state_(other.state_ == kNever ? kNever : kOwed) {
+    other.Read();
+  }
+  ReadMark& operator=(const ReadMark& other) noexcept { return *this = ReadMark(other); }
+  ReadMark& operator=(ReadMark&& other) noexcept {
+    AbortIfOwed();
+    state_ = other.state_ == kNever ? kNever : kOwed;
+    other.Read();
+    return *this;
+  }
+  ~ReadMark() { AbortIfOwed(); }
+  void Read() const {
+    if (state_ == kOwed) state_ = kRead;
+  }
+  void Exempt() { state_ = kNever; }
+
+ private:
+  enum State : uint8_t { kNever, kOwed, kRead };
+  void AbortIfOwed() const;
+  mutable State state_;
+};
+#else
+struct ReadMark {
+  explicit ReadMark(bool = false) {}
+  void Read() const {}
+  void Exempt() {}
+};
+#endif
+
+}  // namespace internal
+
 class [[nodiscard]] REPRISE_EXPORT Status {
  public:
   // Success.
   Status() = default;
   // A failure; `code` must not be kOk. `message` says what happened and what to do.
-  Status(Code code, std::string message) : code_(code), message_(std::move(message)) {}
+  Status(Code code, std::string message) : mark_(true), code_(code), message_(std::move(message)) {}
 
   bool ok() const { return Read().code_ == Code::kOk; }
   Code code() const { return Read().code_; }
@@ -73,36 +114,14 @@ class [[nodiscard]] REPRISE_EXPORT Status {
     return out << status.ToString();
   }
 
-#ifdef REPRISE_CHECK_STATUS
-  // A copy or a move passes the duty to look at it on.
-  Status(const Status& other) : code_(other.code_), message_(other.message_) { other.Read(); }
-  Status(Status&& other) noexcept : code_(other.code_), message_(std::move(other.message_)) {
-    other.Read();
-  }
-  Status& operator=(const Status& other) { return *this = Status(other); }
-  Status& operator=(Status&& other) noexcept {
-    AbortIfUnread();
-    code_ = other.code_;
-    message_ = std::move(other.message_);
-    read_ = false;
-    other.Read();
-    return *this;
-  }
-  ~Status() { AbortIfUnread(); }
-#endif
-
  private:
-#ifdef REPRISE_CHECK_STATUS
   const Status& Read() const {
-    read_ = true;
+    mark_.Read();
     return *this;
   }
-  void AbortIfUnread() const;
-  mutable bool read_ = false;
-#else
-  const Status& Read() const { return *this; }
-#endif
+  friend std::unexpected<Status> Error(Status status);
 
+  [[no_unique_address]] internal::ReadMark mark_;
   Code code_ = Code::kOk;
   std::string message_;
 };
@@ -115,11 +134,12 @@ template <typename T>
 using Result = std::expected<T, Status>;
 
 // Turns a failure into the error side of any Result: `return Error(Code::kNotFound, "...")`.
-inline std::unexpected<Status> Error(Code code, std::string message) {
-  return std::unexpected<Status>(Status(code, std::move(message)));
-}
 inline std::unexpected<Status> Error(Status status) {
+  status.mark_.Exempt();
   return std::unexpected<Status>(std::move(status));
+}
+inline std::unexpected<Status> Error(Code code, std::string message) {
+  return Error(Status(code, std::move(message)));
 }
 
 // The Status of a Result: OK when it holds a value.

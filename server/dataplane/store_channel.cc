@@ -39,8 +39,9 @@ Task<Status> StoreChannel::Start(wire::Hello hello, TimePoint deadline, Gate::Ho
   co_return OkStatus();
 }
 
-void StoreChannel::End(Status why) {
-  if (status_.ok()) status_ = std::move(why);
+void StoreChannel::End(const Status& why) {
+  why.IgnoreError();  // the first is kept: every call gets it
+  if (status_.ok()) status_ = why;
   link_.Shutdown();
   changed_.Notify();
 }
@@ -51,7 +52,7 @@ Task<void> StoreChannel::ReadLoop(std::shared_ptr<StoreChannel> self,
                                   [[maybe_unused]] Gate::Hold hold) {
   Status status;
   while (status.ok()) status = co_await self->ReadFrame();
-  self->End(std::move(status));
+  self->End(status);
 }
 
 Task<Status> StoreChannel::ReadFrame() {

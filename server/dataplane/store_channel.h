@@ -59,7 +59,7 @@ class StoreChannel : public std::enable_shared_from_this<StoreChannel> {
   Task<Status> SendChunk(wire::FrameHeader header, ByteView chunk);
 
   // Ends the channel; OK while it works.
-  void End(Status why);
+  void End(const Status& why);
   const Status& status() const { return status_; }
   uint32_t chunk_bytes() const { return chunk_bytes_; }
   const std::string& peer() const { return link_.peer(); }

@@ -115,6 +115,7 @@ struct Journal::State {
         changed(io_in.loop()) {}
 
   void RefuseQueued(const Status& why) {
+    why.IgnoreError();  // for whoever is queued; perhaps nobody
     for (const PendingPtr& pending : std::exchange(queue, {})) pending->done.Set(Error(why));
   }
   Status Refusal() const {
@@ -227,6 +228,7 @@ Task<void> Journal::State::RunWriter(std::shared_ptr<State> state) {
                status.ToString());
       Status unknown =
           FailStatus(Code::kOutcomeUnknown, "journal group {}: {}", mark.seq, status.message());
+      unknown.IgnoreError();  // told below, but for the mutation that has told something else
       for (const PendingPtr& pending : group) {
         if (!early) pending->done.Set(Error(unknown));
       }

@@ -273,7 +273,11 @@ void Epochs::EndLaunch(JobLaunches& launches, const LaunchPtr& launch, Status wh
   }
   launches.over.push_back(std::move(processes));
   if (launches.over.size() > kRunsRememberedMax) launches.over.pop_front();
-  if (!launch->answer.has_value()) launch->answer = Error(std::move(why));
+  if (launch->answer.has_value()) {
+    why.IgnoreError();  // its ranks have their answer; the next call of each is FENCED
+  } else {
+    launch->answer = Error(std::move(why));
+  }
   if (launches.gathering == launch) launches.gathering = nullptr;
   launch->changed.Notify();
 }

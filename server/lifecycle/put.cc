@@ -159,6 +159,7 @@ Task<Status> Puts::Session::Seal(std::vector<Digest> piece_digests, Bytes layout
   if (!failure_.ok()) co_return failure_;
   // Whatever goes wrong below, this session cannot be used again; a new one may try.
   failure_ = Status(Code::kFailedPrecondition, "this upload was sealed or failed before");
+  failure_.IgnoreError();  // for calls that should not come
   REPRISE_CO_RETURN_IF_ERROR(CheckAllWritten());
   Result<LayoutPtr> checked = co_await CheckLayout(layout, piece_digests.size());
   if (!checked.has_value()) co_return checked.error();

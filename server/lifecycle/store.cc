@@ -118,7 +118,7 @@ class StoreImpl final : public Store {
     if constexpr (std::is_same_v<T, Status>) {
       return closed;
     } else {
-      return std::unexpected(std::move(closed));
+      return Error(std::move(closed));
     }
   }
   Task<Status> VerifyCheckpoint(CheckpointRow row);

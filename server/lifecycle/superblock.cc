@@ -37,7 +37,7 @@ Task<Result<SuperblockImage>> SuperblockFile::Read() {
     if (size < (i + 1) * kSuperblockBytes) continue;
     Status read = co_await ReadFully(*io_, file_, buffer.span(), i * kSuperblockBytes);
     Result<format::Superblock> copy = read.ok() ? format::DecodeSuperblock(buffer.view())
-                                                : Result<format::Superblock>(std::unexpected(read));
+                                                : Result<format::Superblock>(Error(read));
     if (!copy.has_value()) {
       if (copy.error().code() == Code::kUnimplemented) co_return Error(copy.error());
       continue;

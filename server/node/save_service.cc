@@ -112,6 +112,15 @@ Task<void> SaveService::HashAll(std::shared_ptr<Save> save) {
 }
 
 Task<void> SaveService::SealLocally(std::shared_ptr<Save> save) {
+  if (save->slot->mapping().damaged()) {
+    Fail(save,
+         FailStatus(Code::kDataLoss,
+                    "{}: the memory of its snapshot was cut short while it was being read: a "
+                    "process has truncated {}",
+                    save->spec.who, save->slot->name()),
+         true);
+    co_return;
+  }
   auto manifest = std::make_shared<const format::ShardManifest>(save->MakeManifest());
   Status sealed = co_await slab_.Seal(save->slot, manifest, save->spec.layout_bytes);
   // Ended meanwhile: whoever ended it has dealt with the slot, unless the seal came first.

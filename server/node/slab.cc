@@ -376,7 +376,7 @@ Task<Status> Slab::Seal(std::shared_ptr<Slot> slot,
 
 void Slab::Discard(const std::shared_ptr<Slot>& slot) {
   if (slot->removed_) return;
-  if (slot->released()) {
+  if (slot->released() || slot->mapping().damaged()) {
     Remove(slot);
     return;
   }

@@ -25,16 +25,19 @@ OwnedFd::~OwnedFd() {
 SlabMapping::SlabMapping(SlabMapping&& other) noexcept
     : fd_(std::move(other.fd_)),
       data_(std::exchange(other.data_, nullptr)),
-      size_(std::exchange(other.size_, 0)) {}
+      size_(std::exchange(other.size_, 0)),
+      guard_(std::move(other.guard_)) {}
 
 SlabMapping& SlabMapping::operator=(SlabMapping&& other) noexcept {
   std::swap(fd_, other.fd_);
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
+  std::swap(guard_, other.guard_);
   return *this;
 }
 
 SlabMapping::~SlabMapping() {
+  guard_ = TruncationGuard();
   if (data_ != nullptr) ::munmap(data_, size_);
 }
 
@@ -53,6 +56,7 @@ Result<SlabMapping> SlabMapping::Map(const std::string& path, uint64_t bytes_min
   if (address == MAP_FAILED) return Error(StatusFromErrno(errno, "map " + path));
   mapping.data_ = static_cast<uint8_t*>(address);
   mapping.size_ = size;
+  mapping.guard_ = TruncationGuard(address, size);
   // A child of the daemon has no business with trainers' memory; core dumps would be huge.
   ::madvise(address, size, MADV_DONTFORK);
   ::madvise(address, size, MADV_DONTDUMP);

@@ -14,6 +14,7 @@
 
 #include "core/base/bytes.h"
 #include "reprise/status.h"
+#include "server/node/truncation_guard.h"
 
 namespace reprise::node {
 
@@ -51,6 +52,8 @@ class SlabMapping {
 
   MutableByteView bytes() const { return {data_, size_}; }
   uint64_t size() const { return size_; }
+  // The file was made shorter under the daemon's hands: some of bytes() is zeros (TruncationGuard).
+  bool damaged() const { return guard_.damaged(); }
   // Another descriptor of the same file, writable: for the process the slot is granted to.
   Result<OwnedFd> Duplicate() const;
   // A new descriptor of the same file that cannot be written or mapped writable.
@@ -60,6 +63,7 @@ class SlabMapping {
   OwnedFd fd_;
   uint8_t* data_ = nullptr;
   size_t size_ = 0;
+  TruncationGuard guard_;
 };
 
 }  // namespace reprise::node

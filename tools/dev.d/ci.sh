@@ -26,27 +26,18 @@ ci_sanitizer() {
 run_ci() {
   ci_static
   ci_release
-  if [[ "$1" == yes ]]; then
-    # After the build, which generates the headers of the control API.
-    STAGE_REPEAT="tools/dev tidy --headers" counted_stage "headers" python3 tools/tidy.py --headers || true
-    ci_sanitizer asan '^(unit|conformance|golden|sim)$'
-    ci_sanitizer tsan '^(unit|conformance|sim)$'
-  fi
+  # After the build, which generates the headers of the control API.
+  STAGE_REPEAT="tools/dev tidy --headers" counted_stage "headers" python3 tools/tidy.py --headers || true
+  ci_sanitizer asan '^(unit|conformance|golden|sim)$'
+  ci_sanitizer tsan '^(unit|conformance|sim)$'
 }
 
-# ci [--sanitizers]: the sanitizer builds and the check that each header compiles alone double the
-# time, so they are asked for.
 cmd_ci() {
-  local sanitizers=no
-  case "${1:-}" in
-    "") ;;
-    --sanitizers) sanitizers=yes ;;
-    *) die "ci does not know '$1': ci [--sanitizers]" ;;
-  esac
+  (($# == 0)) || die "ci takes no arguments"
   DEADLINE=$((SECONDS + CI_SECONDS_MAX))
   TALLY="$BUILD_ROOT/logs/ci.tally"
   : >"$TALLY"
   cmd_setup
-  with_lock test run_ci "$sanitizers"
+  with_lock test run_ci
   close_tally
 }

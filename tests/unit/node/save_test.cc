@@ -1,6 +1,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
+
 #include "tests/unit/node/node_fixture.h"
 
 namespace reprise::node {
@@ -321,6 +323,31 @@ TEST_F(SaveTest, ACoordinatorThatIsAwayIsToldLaterWhatWasSkipped) {
     coordinator_.SetAway(false);
     co_await Until([&] { return !coordinator_.skips.empty(); });
     EXPECT_THAT(coordinator_.skips[0].reason, HasSubstr("out of memory"));
+  });
+}
+
+TEST_F(SaveTest, AProcessThatCutsItsSlotShortLosesItsSaveAndNobodyElses) {
+  Run([this]() -> Task<void> {
+    auto bad = co_await Trainer(0, 2);
+    format::Layout layout = TestLayout(8);
+    auto grant = co_await bad->Begin(10, layout);
+    co_await bad->Copy(*grant, 10, layout, 0, 3);
+    for (const auto& entry : std::filesystem::directory_iterator(options_.slab_directory)) {
+      if (entry.path().extension() == ".slot") std::filesystem::resize_file(entry.path(), 8192);
+    }
+    // Announced without being touched: the test's own mapping is cut short as well.
+    co_await bad->Send(wire::SaveChunks{grant->save, 3, 5});
+    co_await bad->Seal(*grant);
+    auto state = co_await bad->AwaitPhase(grant->save, wire::SavePhase::kFailed);
+    EXPECT_EQ(state.code, Code::kDataLoss);
+    EXPECT_THAT(state.message, HasSubstr("truncated"));
+    co_await Until([&] { return coordinator_.skips.size() == 1; });
+    // The daemon lives and serves.
+    auto good = co_await Trainer(1, 2);
+    auto saved = co_await good->Save(20, layout);
+    EXPECT_TRUE(saved.has_value()) << StatusOf(saved);
+    state = co_await good->AwaitPhase(saved->save, wire::SavePhase::kLocalSealed);
+    EXPECT_EQ(state.phase, wire::SavePhase::kLocalSealed);
   });
 }
 
