@@ -31,8 +31,20 @@ void Loop::Run() {
 }
 
 void Loop::Stop() {
+  std::lock_guard lock(mutex_);
   stop_.store(true, std::memory_order_release);
-  Post([] {});
+  has_posted_.store(true, std::memory_order_release);
+  WakeLocked();
+}
+
+void Loop::SetReactor(Reactor* reactor) {
+  std::lock_guard lock(mutex_);
+  reactor_ = reactor;
+}
+
+void Loop::WakeLocked() {
+  wake_.notify_one();
+  if (reactor_ != nullptr) reactor_->Wake();
 }
 
 bool Loop::RunOnce(bool may_block) {
@@ -71,13 +83,10 @@ void Loop::Wait(std::optional<Nanos> timeout) {
 }
 
 void Loop::Post(std::function<void()> work) {
-  {
-    std::lock_guard lock(mutex_);
-    posted_.push_back(std::move(work));
-    has_posted_.store(true, std::memory_order_release);
-  }
-  wake_.notify_one();
-  if (reactor_ != nullptr) reactor_->Wake();
+  std::lock_guard lock(mutex_);
+  posted_.push_back(std::move(work));
+  has_posted_.store(true, std::memory_order_release);
+  WakeLocked();
 }
 
 bool Loop::TakePosted() {

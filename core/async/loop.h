@@ -48,7 +48,7 @@ class Loop {
   Loop& operator=(const Loop&) = delete;
 
   // Set before Run by the engine that serves this loop; reset (nullptr) before the engine goes away.
-  void SetReactor(Reactor* reactor) { reactor_ = reactor; }
+  void SetReactor(Reactor* reactor);
 
   Clock& clock() { return clock_; }
   TimePoint Now() const { return clock_.Now(); }
@@ -120,6 +120,8 @@ class Loop {
   bool FireTimers();
   std::optional<Nanos> TimeToNextTimer() const;
   void Wait(std::optional<Nanos> timeout);
+  // Wakes whoever waits in Wait. Under mutex_, so that the reactor cannot be taken away meanwhile.
+  void WakeLocked();
 
   Clock& clock_;
   Reactor* reactor_ = nullptr;

@@ -109,7 +109,8 @@ Status StoreChannel::OnError(const Session::Incoming& message) {
   if (message.header.stream == 0) return error.Annotate(link_.peer());
   auto stream = streams_.find(message.header.stream);
   if (stream != streams_.end() && stream->second->failure.ok()) {
-    stream->second->failure = std::move(error);
+    error.IgnoreError();  // kept: the next call of that upload gets it
+    stream->second->failure = error;
   }
   return OkStatus();
 }

@@ -95,7 +95,7 @@ class RocksdbFixture final : public Fixture {
 };
 #endif
 
-std::unique_ptr<Fixture> MakeFixture(const std::string& name) {
+std::unique_ptr<Fixture> MakeFixture([[maybe_unused]] const std::string& name) {
 #ifdef REPRISE_WITH_ROCKSDB
   if (name == "rocksdb") return std::make_unique<RocksdbFixture>();
 #endif
