@@ -29,7 +29,7 @@ GIB = 1 << 30
 
 
 def say(text):
-    print(text, file=sys.stderr, flush=True)
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def limit(*arguments):
@@ -239,9 +239,10 @@ def bench_stall(directory, size, result):
         first = checkpointer.save(loop.step, loop.state)
         first.wait(timeout=60)
         loop.run(1, memcpy_s)
+        optimizer_s = loop.run(5, 0.0) / 5
         result["stall.first_ms"] = first.blocked_ms
         for factor in (1, 4):
-            every = max(1, round(0.5 / (factor * memcpy_s)))
+            every = max(1, round(0.5 / (factor * memcpy_s + optimizer_s)))  # a save each half second
             cost, blocked[factor], missed = stall_at(loop, checkpointer, factor * memcpy_s, every,
                                                      150)
             costs[factor] = cost / (size / GIB)
