@@ -155,11 +155,15 @@ void Save::SetCopied() {
   changed_.notify_all();
 }
 
-void Save::SetBegun(uint64_t generation) {
+void Save::SetBegun(uint64_t generation, uint64_t id) {
   std::lock_guard lock(mutex_);
   generation_ = generation;
+  id_ = id;
   phase_ = std::max(phase_, static_cast<uint8_t>(wire::SavePhase::kTransferring));
   AddProgress();
+  // News that overtook the grant.
+  if (early_.has_value() && early_->save == id) OnStateLocked(*early_);
+  early_.reset();
 }
 
 void Save::SetStartMillis(double millis) {
@@ -169,6 +173,27 @@ void Save::SetStartMillis(double millis) {
 
 void Save::OnState(const wire::SaveState& state) {
   std::lock_guard lock(mutex_);
+  if (generation_ == 0) {
+    // Not granted yet: of this save only if the grant will have its id; else of an earlier save of the
+    // same step, which a daemon tells of when a rank registers again.
+    early_ = state;
+    return;
+  }
+  if (!orphaned_at_.has_value() && state.save != id_) return;
+  OnStateLocked(state);
+}
+
+void Save::OnCommitted() {
+  std::lock_guard lock(mutex_);
+  if (generation_ == 0) return;
+  wire::SaveState state;
+  state.save = id_;
+  state.step = step;
+  state.phase = wire::SavePhase::kCommitted;
+  OnStateLocked(state);
+}
+
+void Save::OnStateLocked(const wire::SaveState& state) {
   AddProgress();
   if (state.phase == wire::SavePhase::kFailed) {
     Code code = state.code == Code::kOk ? Code::kAborted : state.code;
@@ -178,7 +203,10 @@ void Save::OnState(const wire::SaveState& state) {
   }
   if (phase_ == kFailed) return;
   // The daemon's successor has taken the save over: it tells how it ends.
-  if (orphaned_at_.has_value()) rejoined_ = true;
+  if (orphaned_at_.has_value()) {
+    rejoined_ = true;
+    id_ = state.save;
+  }
   orphaned_at_.reset();
   phase_ = std::max(phase_, static_cast<uint8_t>(state.phase));
   if (phase_ >= kLocalAll && local_ms_ < 0) local_ms_ = MillisSince(called_);
@@ -188,6 +216,7 @@ void Save::OnState(const wire::SaveState& state) {
 
 void Save::OnDisconnected(uint64_t generation, const Status& why) {
   std::lock_guard lock(mutex_);
+  early_.reset();  // another daemon may give the same id to another save
   if (generation_ != generation && !rejoined_) return;
   if (copied_) {
     orphaned_at_ = SteadyClock::now();

@@ -62,7 +62,8 @@ class Save {
   void EndReading();
   // All chunks are in the slot and the seal was sent.
   void SetCopied();
-  void SetBegun(uint64_t generation);
+  // The daemon granted a slot of connection `generation` and calls this save `id`.
+  void SetBegun(uint64_t generation, uint64_t id);
   void AddProgress() { progress_->fetch_add(1, std::memory_order_relaxed); }
   void SetStartMillis(double millis);
   const std::atomic<bool>& cancelled() const { return cancelled_; }
@@ -71,7 +72,11 @@ class Save {
   bool told_by_daemon() const;
 
   // --- for the I/O thread
+  // News of a save of this step; taken only if it is this one (by its id, or, from a later connection,
+  // because this save has lost its own).
   void OnState(const wire::SaveState& state);
+  // The checkpoint was seen to exist.
+  void OnCommitted();
   // Connection `generation` is gone: a save whose bytes are not all in the slot is lost.
   void OnDisconnected(uint64_t generation, const Status& why);
   // How long ago the connection ended that told how it went on; nullopt unless it is copied, not
@@ -91,6 +96,7 @@ class Save {
 
  private:
   void FailLocked(const Status& status);
+  void OnStateLocked(const wire::SaveState& state);
   bool ReachedLocked(Durability durability) const;
 
   const Nanos stall_budget_;
@@ -107,9 +113,11 @@ class Save {
   bool observed_ = false;
   bool told_by_daemon_ = false;
   std::optional<SteadyPoint> orphaned_at_;
-  std::shared_ptr<Inbox> awaited_;  // closed by a failure
-  uint64_t generation_ = 0;         // of the connection that granted it
-  bool rejoined_ = false;           // a later connection told of it
+  std::shared_ptr<Inbox> awaited_;        // closed by a failure
+  uint64_t generation_ = 0;               // of the connection that granted it
+  uint64_t id_ = 0;                       // the daemon's name for it
+  std::optional<wire::SaveState> early_;  // came before the grant
+  bool rejoined_ = false;                 // a later connection told of it
   uint8_t phase_ = 0;
   Status status_;
   double start_ms_ = 0;

@@ -244,10 +244,7 @@ void Saver::AskAbout(Save& save) {
     if (answer.error().code() == Code::kNotFound) GiveUpOrphan(save);
     return;
   }
-  wire::SaveState state;
-  state.step = save.step;
-  state.phase = wire::SavePhase::kCommitted;
-  save.OnState(state);
+  save.OnCommitted();
 }
 
 void Saver::GiveUpOrphan(Save& save) {
@@ -308,7 +305,7 @@ Status Saver::Transfer(Save& save, uint64_t& generation, std::optional<uint64_t>
   }
   if (!grant.has_value()) return grant.error();
   id = grant->save;
-  save.SetBegun(generation);
+  save.SetBegun(generation, grant->save);
   if (!save.BeginReading()) return save.status();
   Status copied = CopyInto(save, *grant, generation);
   save.EndReading();

@@ -18,6 +18,7 @@ void WorkerPool::Run(std::function<void()> work) {
     sigset_t all;
     sigset_t old;
     sigfillset(&all);
+    sigdelset(&all, SIGBUS);  // a fault of this thread: blocked, it would end the process unhandled
     pthread_sigmask(SIG_SETMASK, &all, &old);
     threads_.emplace_back([this] { Work(); });
     pthread_sigmask(SIG_SETMASK, &old, nullptr);

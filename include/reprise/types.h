@@ -97,7 +97,8 @@ struct CheckpointKey {
 };
 
 // Which checkpoints of a job stay when a newer one commits. The default keeps all. Pinned ones, one that
-// is being read, the one the run resumed from and the last good one stay whatever this says.
+// is being read, the one the run resumed from (until it has one of its own) and the last good one stay
+// whatever this says.
 struct Keep {
   uint32_t last = 0;   // the newest so many of the run's lineage; 0: all
   uint64_t every = 0;  // and those whose step is a multiple of it; 0: no others

@@ -66,6 +66,11 @@ Status Connection::Timeout(std::string_view phase, Opcode opcode) const {
 
 // Whatever cut the connection: to the caller it is a peer that is away.
 Status Connection::CutOff(int64_t result, std::string_view operation) const {
+  if (result == -EFAULT) {
+    // The pages are gone from under a mapping: its file was made shorter. Trying again cannot help.
+    return FailStatus(Code::kDataLoss, "{}: the memory to {} has disappeared", options_.peer,
+                      operation);
+  }
   Status status = StatusFromErrno(static_cast<int>(-result), operation).Annotate(options_.peer);
   return Status(Code::kUnavailable, status.message());
 }

@@ -89,7 +89,7 @@ Task<void> Committer::Commit(AttemptPtr attempt) {
       commit.has_value() ? co_await RecordCommit(attempt, *commit) : Status(commit.error());
   if (recorded.ok()) {
     co_await Certify(*commit);
-    co_await DeleteExpired(attempt->job, attempt->keep);
+    co_await DeleteExpired(attempt->job, attempt->key, attempt->keep);
     co_return;
   }
   if (recorded.code() == Code::kFenced) {
@@ -259,12 +259,18 @@ Task<void> Committer::Certify(format::CommitEntry commit) {
 
 // --- C8
 
-Task<void> Committer::DeleteExpired(Id job, Keep keep) {
+Task<void> Committer::DeleteExpired(Id job, CheckpointKey committed, Keep keep) {
   std::vector<CheckpointKey> expired;
   if (const JobState* state = core_.state.FindJob(job))
     expired = Expired(core_.state, *state, keep);
   for (const CheckpointKey& key : expired) {
     if (core_.ending()) co_return;
+    if (key == committed) {
+      // A run that has gone back in its steps, or a slow save that a newer one overtook.
+      LogWarn("{} is older than the newest {} that the job keeps: it stays until the next save",
+              NameOf(key), keep.last);
+      continue;
+    }
     Status deleted = co_await Delete(job, key);
     if (deleted.ok()) {
       LogInfo("{} is deleted: the job keeps its newest {}", NameOf(key), keep.last);

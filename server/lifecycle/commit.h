@@ -53,7 +53,7 @@ class Committer {
   Status CheckFence(const Attempt& attempt) const;
   Task<Status> RecordCommit(AttemptPtr attempt, format::CommitEntry commit);
   Task<void> Certify(format::CommitEntry commit);
-  Task<void> DeleteExpired(Id job, Keep keep);
+  Task<void> DeleteExpired(Id job, CheckpointKey committed, Keep keep);
   Task<Status> EraseCertificate(format::CommitEntry commit);
   Status CheckDeletable(const Id& job, const CheckpointKey& key) const;
 

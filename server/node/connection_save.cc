@@ -9,6 +9,7 @@ namespace reprise::node {
 namespace {
 
 constexpr uint32_t kSlotsMax = 16;
+constexpr Nanos kLastNews = std::chrono::milliseconds(50);
 
 }  // namespace
 
@@ -288,6 +289,15 @@ SaveService::Observer Connection::SaveObserver() {
 
 void Connection::OnSaveState(const wire::SaveState& state) {
   Send(wire::Session::Pack(state, 0));
+  std::shared_ptr<Save> save = FindSave(state.save);
+  // The slot is gone, and with one slot less this process could not save again.
+  bool lost_slot = save != nullptr && save->failed() && save->slot->mapping().damaged();
+  if (lost_slot) {
+    // After it has read why.
+    context_.loop.AddTimer(context_.loop.Now() + kLastNews, [weak = weak_from_this()] {
+      if (Shared self = weak.lock()) self->Stop("one of its slots was truncated");
+    });
+  }
   if (state.phase == wire::SavePhase::kCommitted || state.phase == wire::SavePhase::kFailed) {
     saves_.erase(state.save);
   }

@@ -44,7 +44,7 @@ class Keep:
     """Which checkpoints stay when a newer one commits: the newest `last`, and multiples of `every`.
 
     The store deletes the others of this job, never a pinned one, one that is being read, the one the
-    run resumed from, or the last good one.
+    run resumed from (until it has one of its own), or the last good one.
     """
 
     last: int

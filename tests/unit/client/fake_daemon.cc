@@ -284,9 +284,9 @@ void FakeDaemon::Handle(Peer& peer, wire::Session::Incoming message) {
       answer.resume = behaviour_.resume;
       if (behaviour_.holds_step.has_value()) {
         peer.newest_step = *behaviour_.holds_step;
-        peer.newest_save = 1;
+        peer.newest_save = 1000;  // no id that it will grant
         wire::SaveState held{
-            peer.newest_save, peer.newest_step, wire::SavePhase::kLocalSealed, Code::kOk, {}, 0};
+            peer.newest_save, peer.newest_step, behaviour_.holds_phase, Code::kOk, {}, 0};
         Send(peer, wire::Session::Pack(held, 0));
       }
       return Send(peer, wire::Session::Pack(answer, message.header.request));

@@ -50,7 +50,8 @@ class FakeDaemon {
     bool hold_commit = false;            // no kCommitted until Commit()
     bool offer_slots = false;            // SlotOf succeeds
     bool attach_once = false;            // a second ATTACH on a connection is refused
-    std::optional<uint64_t> holds_step;  // a sealed save that it tells of at registration
+    std::optional<uint64_t> holds_step;  // a save that it tells of at registration
+    wire::SavePhase holds_phase = wire::SavePhase::kLocalSealed;
     uint32_t ring_chunks = 8;
     // (rank, chunk) -> how often it is delivered damaged.
     std::map<std::pair<uint32_t, uint64_t>, int> damage;

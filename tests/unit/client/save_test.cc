@@ -254,6 +254,28 @@ TEST_F(SaveTest, ASuccessorThatHoldsTheShardTellsHowTheSaveEnds) {
   EXPECT_TRUE(daemon_.skips().empty());
 }
 
+TEST_F(SaveTest, HowAnEarlierSaveOfTheStepEndedIsNoNewsOfAnotherSave) {
+  OpenAndRegister();
+  daemon_.Set([](auto& b) { b.silent_begin = true; });
+  State state(1, {9000});
+  auto ticket = client_->Snapshot(1, state.Pieces());
+  ASSERT_TRUE(daemon_.AwaitBegins(1));
+  // Connected again before anything was granted: the daemon tells of a save of step 1 that committed.
+  daemon_.Stop();
+  daemon_.Set([](auto& b) {
+    b.silent_begin = false;
+    b.hold_commit = true;
+    b.holds_step = 1;
+    b.holds_phase = wire::SavePhase::kCommitted;
+  });
+  daemon_.Start();
+  ASSERT_TRUE(ticket->WaitCopied(10).ok());
+  ASSERT_TRUE(daemon_.AwaitSeals(1));
+  EXPECT_EQ(ticket->Wait(Durability::kServer, 0.3).code(), Code::kDeadlineExceeded);
+  daemon_.Commit();
+  EXPECT_TRUE(ticket->Wait(Durability::kServer, 10).ok());
+}
+
 TEST_F(SaveTest, ASaveThatADyingDaemonDidNotSealIsGivenUpForAllRanks) {
   stall_budget_s_ = 0.5;
   OpenAndRegister();

@@ -295,6 +295,22 @@ TEST(Retention, WhatIsPinnedReadOrResumedFromStaysAndGoesOnlyWhenItIsNot) {
   c.host.Close();
 }
 
+TEST(Retention, WhatHasJustCommittedIsNotDeletedByItsOwnCommit) {
+  Cluster c(1);
+  c.run.keep = {.last = 1};
+  ASSERT_EQ(c.run.Start(c.host), OkStatus());
+  // A training loop that went back in its steps.
+  for (uint64_t step : {100, 200, 150}) {
+    ASSERT_EQ(c.run.Save(c.host, step, step, kTestChunk), OkStatus());
+    c.host.RunFor(1s);
+  }
+  EXPECT_EQ(StepsOf(c), (std::vector<uint64_t>{150, 200}));
+  ASSERT_EQ(c.run.Save(c.host, 160, 1, kTestChunk), OkStatus());
+  c.host.RunFor(1s);
+  EXPECT_EQ(StepsOf(c), (std::vector<uint64_t>{160, 200}));
+  c.host.Close();
+}
+
 TEST(Retention, DamagedAndSupersededOnesDoNotCountAsTheNewest) {
   Cluster c(1);
   ASSERT_EQ(c.run.Start(c.host), OkStatus());

@@ -4,6 +4,7 @@
 // Thread rule: the test's thread.
 #pragma once
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 

@@ -342,7 +342,13 @@ TEST_F(SaveTest, AProcessThatCutsItsSlotShortLosesItsSaveAndNobodyElses) {
     EXPECT_EQ(state.code, Code::kDataLoss);
     EXPECT_THAT(state.message, HasSubstr("truncated"));
     co_await Until([&] { return coordinator_.skips.size() == 1; });
-    // The daemon lives and serves.
+    // The daemon lives and serves. The process is sent away, because it has a slot less, and comes back.
+    co_await Until([&] { return node_->stats().clients == 0; });
+    auto again = co_await Trainer(0, 2);
+    auto repeated = co_await again->Save(15, layout);
+    EXPECT_TRUE(repeated.has_value()) << StatusOf(repeated);
+    state = co_await again->AwaitPhase(repeated->save, wire::SavePhase::kLocalSealed);
+    EXPECT_EQ(state.phase, wire::SavePhase::kLocalSealed);
     auto good = co_await Trainer(1, 2);
     auto saved = co_await good->Save(20, layout);
     EXPECT_TRUE(saved.has_value()) << StatusOf(saved);
