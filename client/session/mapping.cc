@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
@@ -68,7 +69,7 @@ Result<Mapping> Mapping::Map(const Descriptor& file, uint64_t bytes, Access acce
 }
 
 void Mapping::Populate(ByteView part) {
-  const uintptr_t page = 4096;
+  static const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
   uintptr_t begin = reinterpret_cast<uintptr_t>(part.data()) & ~(page - 1);
   uintptr_t end = reinterpret_cast<uintptr_t>(part.data()) + part.size();
   ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_READ);

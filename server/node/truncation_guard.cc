@@ -2,6 +2,7 @@
 
 #include <signal.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <array>
 #include <atomic>
@@ -11,7 +12,7 @@
 namespace reprise::node {
 namespace {
 
-constexpr uintptr_t kPage = 4096;
+uintptr_t page_bytes = 0;  // set before the handler is installed
 
 // A place in the table is free while `end` is 0; it is published by the store to `end`.
 struct Range {
@@ -29,7 +30,7 @@ void OnBusError(int signal, siginfo_t* info, void*) {
     uintptr_t end = range.end.load(std::memory_order_acquire);
     if (address < range.begin.load(std::memory_order_relaxed) || address >= end) continue;
     range.damaged.store(true, std::memory_order_release);
-    uintptr_t page = address & ~(kPage - 1);
+    uintptr_t page = address & ~(page_bytes - 1);
     void* zeros = ::mmap(reinterpret_cast<void*>(page), end - page, PROT_READ | PROT_WRITE,
                          MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     errno = saved_errno;
@@ -42,6 +43,7 @@ void OnBusError(int signal, siginfo_t* info, void*) {
 
 void InstallOnce() {
   static const bool installed = [] {
+    page_bytes = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
     struct sigaction action{};
     action.sa_sigaction = OnBusError;
     action.sa_flags = SA_SIGINFO;
