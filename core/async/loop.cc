@@ -43,6 +43,10 @@ void Loop::SetReactor(Reactor* reactor) {
 }
 
 void Loop::WakeLocked() {
+  // A loop that runs looks at what was posted before it sleeps: a wake-up is two system calls and, on
+  // a virtual machine, an interrupt of another processor.
+  if (!asleep_) return;
+  asleep_ = false;
   wake_.notify_one();
   if (reactor_ != nullptr) reactor_->Wake();
 }
@@ -69,17 +73,20 @@ bool Loop::RunOnce(bool may_block) {
 }
 
 void Loop::Wait(std::optional<Nanos> timeout) {
-  if (reactor_ != nullptr) {
-    reactor_->Poll(timeout);
-    return;
-  }
   std::unique_lock lock(mutex_);
   auto woken = [this] { return has_posted_.load(std::memory_order_acquire); };
-  if (timeout.has_value()) {
+  asleep_ = !woken();
+  if (reactor_ != nullptr) {
+    if (!asleep_) timeout = Nanos{0};
+    lock.unlock();
+    reactor_->Poll(timeout);
+    lock.lock();
+  } else if (timeout.has_value()) {
     wake_.wait_for(lock, *timeout, woken);
   } else {
     wake_.wait(lock, woken);
   }
+  asleep_ = false;
 }
 
 void Loop::Post(std::function<void()> work) {

@@ -120,7 +120,7 @@ class Loop {
   bool FireTimers();
   std::optional<Nanos> TimeToNextTimer() const;
   void Wait(std::optional<Nanos> timeout);
-  // Wakes whoever waits in Wait. Under mutex_, so that the reactor cannot be taken away meanwhile.
+  // Wakes the loop if it is in Wait. Under mutex_, so that the reactor cannot be taken away meanwhile.
   void WakeLocked();
 
   Clock& clock_;
@@ -135,6 +135,7 @@ class Loop {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::vector<std::function<void()>> posted_;
+  bool asleep_ = false;  // in Wait, and nobody has woken it yet; under mutex_
   std::atomic<bool> has_posted_{false};
   std::atomic<bool> stop_{false};
 };

@@ -40,6 +40,11 @@ struct DigestHash {
 
 // XXH3-128 of `data`.
 Digest DigestOf(ByteView data);
+// The same with the instructions that every processor has, for its test.
+Digest DigestWithoutAvx2(ByteView data);
+// Copies `source` to `target` (as long) and returns the digest of what `target` holds then, also when
+// somebody changes `source` meanwhile. One pass over memory: each block is hashed while it is cached.
+Digest CopyAndDigest(MutableByteView target, ByteView source);
 
 // XXH3-128 over pieces that arrive one after another; equal to DigestOf of their concatenation.
 class DigestStream {

@@ -34,6 +34,13 @@ struct LocalStoreLink::Shared {
   static Status Closed() { return Status(Code::kCancelled, "the link to the store is closed"); }
 };
 
+// A chunk on its way across; the slab keeps its bytes until Seal or Abandon returns.
+struct ChunkInSlab {
+  uint64_t index = 0;
+  ByteView bytes;
+  Digest digest;
+};
+
 // --- one upload, on the store's loop
 
 class LocalStoreLink::StorePut : public std::enable_shared_from_this<StorePut> {
@@ -50,6 +57,14 @@ class LocalStoreLink::StorePut : public std::enable_shared_from_this<StorePut> {
         changed_(shared_->store_loop) {}
 
   bool needs_layout() const { return session_->needs_layout(); }
+
+  // The chunks of one crossing, in order, up to the first that is refused.
+  Task<Status> TakeAll(std::vector<ChunkInSlab> chunks) {
+    for (const ChunkInSlab& chunk : chunks) {
+      REPRISE_CO_RETURN_IF_ERROR(co_await Take(chunk.index, chunk.bytes, chunk.digest));
+    }
+    co_return OkStatus();
+  }
 
   // Copies, hashes and compares; the write goes on after the return.
   Task<Status> Take(uint64_t index, ByteView chunk, Digest announced) {
@@ -75,9 +90,8 @@ class LocalStoreLink::StorePut : public std::enable_shared_from_this<StorePut> {
                            index, name_, SecondsOf(shared_->options.progress_timeout), writing_);
     }
     MutableByteView copy = buffer.first(AlignUp(chunk.size(), limits::kIoAlignment));
-    std::memcpy(copy.data(), chunk.data(), chunk.size());
     std::ranges::fill(copy.subspan(chunk.size()), uint8_t{0});
-    Digest actual = DigestOf(copy.first(chunk.size()));
+    Digest actual = CopyAndDigest(copy.first(chunk.size()), chunk);
     if (actual != announced) {
       failure_ = FailStatus(Code::kDataLoss,
                             "chunk {} of {} has digest {}, announced was {}: it changed after it "
@@ -141,55 +155,116 @@ class LocalStoreLink::StorePut : public std::enable_shared_from_this<StorePut> {
 
 // --- one upload, on the node's loop
 
+// What an upload and its crossing share. Chunks cross in groups: while the store works on one, the
+// next gathers. A crossing for each chunk would cost two wake-ups of a thread, and the store's writes
+// would reach the disk one by one.
+class LocalStoreLink::Crossing {
+ public:
+  Crossing(std::shared_ptr<Shared> shared, std::shared_ptr<StorePut> put)
+      : shared_(std::move(shared)), put_(std::move(put)), changed_(shared_->node) {}
+  Crossing(const Crossing&) = delete;
+  Crossing& operator=(const Crossing&) = delete;
+  // The session must die on the store's loop.
+  ~Crossing() {
+    failure_.IgnoreError();
+    shared_->store_loop.Post([put = std::move(put_)]() mutable { put.reset(); });
+  }
+
+  static Task<Status> Send(std::shared_ptr<Crossing> self, ChunkInSlab chunk) {
+    co_await self->changed_.WaitFor(
+        [&] { return self->waiting_.size() < kChunksMax || !self->failure_.ok(); });
+    REPRISE_CO_RETURN_IF_ERROR(self->failure_);
+    self->waiting_.push_back(chunk);
+    if (self->running_ < kGroupsMax) {
+      ++self->running_;
+      self->shared_->node.Spawn(Run(self));
+    }
+    co_return OkStatus();
+  }
+  // Resumes when nothing is on its way; the first refusal, if any.
+  static Task<Status> Finish(std::shared_ptr<Crossing> self) {
+    co_await self->changed_.WaitFor([&] { return self->running_ == 0; });
+    co_return self->failure_;
+  }
+  static Task<void> Drop(std::shared_ptr<Crossing> self) {
+    self->waiting_.clear();
+    co_await self->changed_.WaitFor([&] { return self->running_ == 0; });
+  }
+  // On the store's loop; the crossing is kept until it returns.
+  static Task<Status> OnStore(std::shared_ptr<Crossing> self,
+                              std::function<Task<Status>(StorePut&)> work) {
+    co_return co_await CallOn<Status>(self->shared_->node, self->shared_->store_loop,
+                                      [&work, put = self->put_.get()] { return work(*put); });
+  }
+
+ private:
+  static constexpr size_t kChunksMax = 4;  // of one group
+  static constexpr int kGroupsMax = 2;     // the store finds the next one when it is done with one
+
+  static Task<void> Run(std::shared_ptr<Crossing> self) {
+    while (!self->waiting_.empty() && self->failure_.ok()) {
+      std::vector<ChunkInSlab> group = std::exchange(self->waiting_, {});
+      self->changed_.Notify();
+      Status status =
+          co_await OnStore(self, [&group](StorePut& put) { return put.TakeAll(std::move(group)); });
+      if (!status.ok() && self->failure_.ok()) self->failure_ = std::move(status);
+    }
+    --self->running_;
+    self->changed_.Notify();
+  }
+
+  const std::shared_ptr<Shared> shared_;
+  std::shared_ptr<StorePut> put_;
+  std::vector<ChunkInSlab> waiting_;
+  int running_ = 0;
+  Status failure_;
+  Notifier changed_;
+};
+
 class LocalStoreLink::Upload final : public ShardUpload {
  public:
-  // No `put`: the store has the shard already.
-  Upload(std::shared_ptr<Shared> shared, std::shared_ptr<StorePut> put)
-      : shared_(std::move(shared)), already_sealed_(put == nullptr), put_(std::move(put)) {}
-  ~Upload() override { Release(); }
+  // No `crossing`: the store has the shard already.
+  explicit Upload(std::shared_ptr<Crossing> crossing)
+      : already_sealed_(crossing == nullptr), crossing_(std::move(crossing)) {}
 
   bool already_sealed() const override { return already_sealed_; }
 
   Task<Status> Send(uint64_t index, ByteView chunk, Digest digest) override {
-    if (put_ == nullptr) co_return Ended();
-    co_return co_await CallOn<Status>(
-        shared_->node, shared_->store_loop,
-        [put = put_.get(), index, chunk, digest] { return put->Take(index, chunk, digest); });
+    if (crossing_ == nullptr) co_return Ended();
+    co_return co_await Crossing::Send(crossing_, {index, chunk, digest});
   }
 
   Task<Status> Seal(std::vector<Digest> piece_digests, Bytes layout, Digest root) override {
-    if (put_ == nullptr) co_return Ended();
-    Status status = co_await CallOn<Status>(
-        shared_->node, shared_->store_loop,
-        [put = put_.get(), digests = std::move(piece_digests), encoded = std::move(layout),
-         root]() mutable { return put->Seal(std::move(digests), std::move(encoded), root); });
-    Release();
+    if (crossing_ == nullptr) co_return Ended();
+    std::shared_ptr<Crossing> crossing = crossing_;
+    Status status = co_await Crossing::Finish(crossing);
+    if (!status.ok()) {
+      co_await Abandon();
+      co_return status;
+    }
+    status = co_await Crossing::OnStore(crossing, [&](StorePut& put) {
+      return put.Seal(std::move(piece_digests), std::move(layout), root);
+    });
+    crossing_ = nullptr;
     co_return status;
   }
 
   Task<void> Abandon() override {
-    if (put_ == nullptr) co_return;
-    Status status = co_await CallOn<Status>(shared_->node, shared_->store_loop,
-                                            [put = put_.get()] { return put->Abandon(); });
+    if (crossing_ == nullptr) co_return;
+    std::shared_ptr<Crossing> crossing = std::exchange(crossing_, nullptr);
+    co_await Crossing::Drop(crossing);
+    Status status =
+        co_await Crossing::OnStore(crossing, [](StorePut& put) { return put.Abandon(); });
     if (!status.ok()) LogDebug("abandoning an upload: {}", status.message());
-    Release();
   }
 
  private:
   static Status Ended() {
     return Status(Code::kFailedPrecondition, "this upload is sealed or abandoned");
   }
-  // The session must die on the store's loop.
-  void Release() {
-    if (put_ == nullptr) return;
-    Loop& loop = shared_->store_loop;
-    loop.Post([put = std::move(put_)]() mutable { put.reset(); });
-    put_ = nullptr;
-  }
 
-  const std::shared_ptr<Shared> shared_;
   const bool already_sealed_;
-  std::shared_ptr<StorePut> put_;
+  std::shared_ptr<Crossing> crossing_;
 };
 
 // --- one open checkpoint, on the store's loop
@@ -345,7 +420,8 @@ Task<Result<std::unique_ptr<ShardUpload>>> LocalStoreLink::OpenUpload(wire::PutO
         }(shared, request);
       });
   if (!put.has_value()) co_return Error(put.error());
-  co_return std::make_unique<Upload>(shared, *std::move(put));
+  if (*put == nullptr) co_return std::make_unique<Upload>(nullptr);
+  co_return std::make_unique<Upload>(std::make_shared<Crossing>(shared, *std::move(put)));
 }
 
 Task<Result<std::unique_ptr<CheckpointSource>>> LocalStoreLink::OpenRead(Id job,

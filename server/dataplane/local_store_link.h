@@ -45,6 +45,7 @@ class LocalStoreLink final : public StoreLink {
  private:
   struct Shared;
   class StorePut;
+  class Crossing;
   class Upload;
   class StoreRead;
   class Checkpoint;

@@ -29,8 +29,9 @@ class ShardUpload {
   virtual ~ShardUpload() = default;
   // The store holds this very shard already: send nothing, count it as sealed.
   virtual bool already_sealed() const = 0;
-  // Sends chunk `index` (plain bytes; `chunk` stays valid until the call returns). Chunks may be sent
-  // in any order, one call at a time. Returns when the bytes have left, not when they are stored.
+  // Sends chunk `index` (plain bytes; `chunk` stays valid until Seal or Abandon returns). Chunks may be
+  // sent in any order, one call at a time. Returns when the next one may come, not when this one is
+  // stored: that a chunk was refused is told by a later Send, at the latest by Seal.
   virtual Task<Status> Send(uint64_t index, ByteView chunk, Digest digest) = 0;
   // All chunks are sent: returns when the store has sealed the shard (PREPARED is journalled).
   // DATA_LOSS: digests differ. FENCED, ABORTED: the attempt is over. DEADLINE_EXCEEDED names phase.

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -26,11 +27,13 @@ class RecordingReactor final : public Reactor {
   explicit RecordingReactor(ManualClock& clock) : clock_(clock) {}
   void Poll(std::optional<Nanos> timeout) override {
     polls.push_back(timeout);
+    if (on_poll) on_poll();
     if (timeout.has_value()) clock_.now = clock_.now + *timeout;
   }
   void Wake() override { ++wakes; }
   std::vector<std::optional<Nanos>> polls;
   int wakes = 0;
+  std::function<void()> on_poll;
 
  private:
   ManualClock& clock_;
@@ -106,7 +109,19 @@ TEST_F(LoopTest, ATurnThatDidSomethingDoesNotSleep) {
   EXPECT_TRUE(loop_.RunOnce(true));
   for (const auto& timeout : reactor_.polls) EXPECT_EQ(timeout, Nanos{0});
   EXPECT_EQ(marks_, (std::vector<int>{1, 2}));
+  EXPECT_EQ(reactor_.wakes, 0);  // it was not asleep
+}
+
+TEST_F(LoopTest, ASleepingLoopIsWokenOnceByWhatIsPosted) {
+  reactor_.on_poll = [this] {
+    loop_.Post([this] { marks_.push_back(1); });
+    loop_.Post([this] { marks_.push_back(2); });
+  };
+  EXPECT_FALSE(loop_.RunOnce(true));
   EXPECT_EQ(reactor_.wakes, 1);
+  reactor_.on_poll = nullptr;
+  EXPECT_TRUE(loop_.RunOnce(true));
+  EXPECT_EQ(marks_, (std::vector<int>{1, 2}));
 }
 
 TEST_F(LoopTest, SleepResumesWhenItsTimeHasCome) {

@@ -48,6 +48,28 @@ TEST(Digest, OfNothingIsThePublishedVector) {
   EXPECT_EQ(DigestOf({}).ToHex(), "99aa06d3014798d86001c324468d497f");
 }
 
+TEST(Digest, IsTheSameWithAndWithoutAvx2) {
+  Bytes data(300'000);
+  Rng rng(3);
+  for (uint8_t& byte : data) byte = static_cast<uint8_t>(rng.Next());
+  for (size_t size = 0; size < 2000; ++size) {
+    ByteView view = ByteView(data).subspan(size % 7, size);
+    ASSERT_EQ(DigestOf(view), DigestWithoutAvx2(view)) << size;
+  }
+  EXPECT_EQ(DigestOf(data), DigestWithoutAvx2(data));
+}
+
+TEST(Digest, OfACopyIsThatOfTheTarget) {
+  Rng rng(4);
+  for (size_t size : {0, 1, 4096, 65'536, 65'537, 1 << 20}) {
+    Bytes source(size);
+    for (uint8_t& byte : source) byte = static_cast<uint8_t>(rng.Next());
+    Bytes target(size);
+    EXPECT_EQ(CopyAndDigest(target, source), DigestWithoutAvx2(source)) << size;
+    EXPECT_EQ(target, source) << size;
+  }
+}
+
 TEST(Digest, AStreamEqualsTheWholeHoweverItIsCut) {
   Bytes data(10'000);
   Rng rng(2);
