@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/base/log.h"
+#include "core/base/text.h"
 
 namespace reprise::client {
 namespace {
@@ -289,7 +290,7 @@ void Saver::Process(Save& save) {
   }
   if (save.told_by_daemon()) return;
   wire::SaveSkip skip{.step = save.step, .save = id, .reason = final_status.message()};
-  skip.reason.resize(std::min<size_t>(skip.reason.size(), format::kReasonBytesMax));
+  skip.reason.resize(CutText(skip.reason, format::kReasonBytesMax).size());
   // When the daemon is away it finds this save unfinished itself.
   session_.Send(skip, generation).IgnoreError();
 }

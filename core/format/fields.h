@@ -13,6 +13,7 @@
 
 #include "core/base/bytes.h"
 #include "core/base/digest.h"
+#include "core/base/text.h"
 #include "core/format/manifest.h"
 #include "reprise/status.h"
 #include "reprise/types.h"
@@ -116,8 +117,5 @@ Result<uint32_t> GetHead(ByteReader& reader, uint64_t magic, std::string_view wh
 
 // UNIMPLEMENTED naming the bits of `required` outside `known`.
 Status CheckFeatures(uint64_t required, uint64_t known, std::string_view what);
-
-// True when `text` is well-formed UTF-8 (no overlong forms, no surrogates).
-bool IsUtf8(std::string_view text);
 
 }  // namespace reprise::format

@@ -197,13 +197,7 @@ bool GetAlternative(ByteReader& reader, size_t index, Entry& entry) {
   }
 }
 
-// Shortens `text` to the limit, never inside a UTF-8 sequence.
-void Shorten(std::string& text) {
-  if (text.size() <= kReasonBytesMax) return;
-  size_t size = kReasonBytesMax;
-  while (size > 0 && (static_cast<uint8_t>(text[size]) & 0xc0) == 0x80) --size;
-  text.resize(size);
-}
+void Shorten(std::string& text) { text.resize(CutText(text, kReasonBytesMax).size()); }
 
 }  // namespace
 

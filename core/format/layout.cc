@@ -42,7 +42,7 @@ Status CheckName(const Piece& piece) {
   if (piece.name.empty()) return Malformed(piece, "a tensor must have a name");
   if (piece.name.size() > limits::kTensorNameLengthMax) {
     return FailStatus(Code::kInvalidArgument, "tensor \"{}...\": the name has {} bytes, at most {}",
-                      piece.name.substr(0, 64), piece.name.size(), limits::kTensorNameLengthMax);
+                      CutText(piece.name, 64), piece.name.size(), limits::kTensorNameLengthMax);
   }
   if (!IsUtf8(piece.name)) return Status(Code::kInvalidArgument, "a tensor name is not UTF-8");
   if (piece.name == "__metadata__") return Malformed(piece, "this name is reserved by safetensors");

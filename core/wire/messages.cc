@@ -6,19 +6,13 @@
 
 #include "core/base/limits.h"
 #include "core/base/log.h"
+#include "core/base/text.h"
 #include "core/format/fields.h"
 
 namespace reprise::wire {
 namespace {
 
 using limits::kTextBytesMax;
-
-// The longest prefix of at most `size_max` bytes that does not cut a UTF-8 character.
-std::string_view Shortened(std::string_view text, size_t size_max) {
-  if (text.size() <= size_max) return text;
-  while (size_max > 0 && (static_cast<uint8_t>(text[size_max]) & 0xC0) == 0x80) --size_max;
-  return text.substr(0, size_max);
-}
 
 class Writer {
  public:
@@ -37,7 +31,7 @@ class Writer {
   }
   void Reason(Code value, Code) { out_.U8(static_cast<uint8_t>(value)); }
   // Free text is shortened; names and data are not: the receiver refuses what is too long.
-  void Text(const std::string& value, size_t size_max) { out_.String(Shortened(value, size_max)); }
+  void Text(const std::string& value, size_t size_max) { out_.String(CutText(value, size_max)); }
   void Name(const std::string& value, size_t) { out_.String(value); }
   void Blob(const Bytes& value, size_t) { out_.Blob(value); }
   template <typename T, typename Put>

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/base/text.h"
+
 namespace reprise::lifecycle {
 namespace {
 
@@ -174,7 +176,7 @@ std::vector<AttemptPtr> Attempts::OfJob(const Id& job) const {
 Task<Status> Attempts::Abort(AttemptPtr attempt, std::string reason) {
   if (attempt->accepts()) {
     attempt->phase = AttemptPhase::kFailing;
-    attempt->reason = reason.substr(0, kReasonBytesMax);
+    attempt->reason = CutText(reason, kReasonBytesMax);
   }
   AsyncMutex::Hold job_lock = co_await core_.JobLock(attempt->job).Lock();
   SharedLock::Hold ledger = co_await core_.ledger.Exclude();

@@ -34,6 +34,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/base/text.h"
+
 #include "core/base/aligned_buffer.h"
 #include "server/lifecycle/objects.h"
 #include "server/lifecycle/retention.h"
@@ -378,8 +380,8 @@ Task<Status> Committer::SetMark(Id job, CheckpointKey key, format::Mark mark, st
   AsyncMutex::Hold lock = co_await core_.JobLock(job).Lock();
   const CheckpointRow* row = core_.state.FindCheckpoint(job, key);
   if (row == nullptr) co_return FailStatus(Code::kNotFound, "{} is not committed", NameOf(key));
+  reason.resize(CutText(reason, format::kReasonBytesMax).size());
   if (row->mark == mark && row->mark_reason == reason) co_return OkStatus();
-  reason.resize(std::min<size_t>(reason.size(), 1024));
   co_return co_await core_.log.Append({format::MarkEntry{job, key, mark, std::move(reason)}});
 }
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/base/text.h"
+
 namespace reprise::lifecycle {
 namespace {
 
@@ -256,7 +258,7 @@ Task<Status> Coordinator::Pin(std::string tenant, std::string name, CheckpointKe
   AsyncMutex::Hold lock = co_await core_.JobLock(id).Lock();
   const CheckpointRow* row = core_.state.FindCheckpoint(id, key);
   if (row == nullptr) co_return FailStatus(Code::kNotFound, "{} is not committed", NameOf(key));
-  reason.resize(std::min<size_t>(reason.size(), 1024));
+  reason.resize(CutText(reason, format::kReasonBytesMax).size());
   if (row->pinned == pinned && row->pin_reason == (pinned ? reason : "")) co_return OkStatus();
   co_return co_await core_.log.Append({format::PinEntry{id, key, pinned, std::move(reason)}});
 }

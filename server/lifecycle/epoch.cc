@@ -14,6 +14,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/base/text.h"
+
 namespace reprise::lifecycle {
 namespace {
 
@@ -24,7 +26,7 @@ Status CheckIdentity(const RankIdentity& who) {
     return FailStatus(Code::kInvalidArgument,
                       "tenant '{}' or job '{}' is no valid name: use [A-Za-z0-9._-], at most 128, "
                       "no leading dot",
-                      who.tenant.substr(0, 128), who.job.substr(0, 128));
+                      CutText(who.tenant, 128), CutText(who.job, 128));
   }
   if (who.world == 0 || who.world > limits::kWorldMax || who.rank >= who.world) {
     return FailStatus(Code::kInvalidArgument, "rank {} of a world of {}", who.rank, who.world);

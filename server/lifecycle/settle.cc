@@ -17,6 +17,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/base/text.h"
+
 namespace reprise::lifecycle {
 namespace {
 
@@ -25,7 +27,7 @@ constexpr int kSettleExtensions = 3;
 
 void AddSkipped(format::ResumeEntry& resume, const CheckpointKey& key, std::string reason) {
   if (resume.skipped.size() >= kSkippedMax) return;
-  reason.resize(std::min(reason.size(), kSkipReasonBytesMax));
+  reason.resize(CutText(reason, kSkipReasonBytesMax).size());
   resume.skipped.push_back({key, std::move(reason)});
 }
 

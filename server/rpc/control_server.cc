@@ -10,6 +10,7 @@
 
 #include "core/async/task.h"
 #include "core/base/log.h"
+#include "core/base/text.h"
 #include "reprise/v1/control.grpc.pb.h"
 #include "server/rpc/convert.h"
 
@@ -167,7 +168,9 @@ class Service final : public v1::Control::CallbackService {
       out->set_used_bytes(description.used_bytes);
       out->set_suspect_bytes(description.suspect_bytes);
       out->set_io_engine(description.io_engine);
-      for (std::string& line : description.recovery) out->add_recovery(std::move(line));
+      for (std::string& line : description.recovery) {
+        out->add_recovery(Utf8Text(std::move(line)));
+      }
       co_return OkStatus();
     });
   }

@@ -5,6 +5,7 @@
 
 #include "core/base/check.h"
 #include "core/base/log.h"
+#include "core/base/text.h"
 
 namespace reprise::rpc {
 namespace {
@@ -69,13 +70,13 @@ CheckpointKey FromProto(const v1::Key& key) { return {key.epoch(), key.step()}; 
 
 v1::RegisterRequest ToProto(const lifecycle::RegisterRequest& request) {
   v1::RegisterRequest message;
-  message.set_tenant(request.who.tenant);
-  message.set_job(request.who.job);
+  message.set_tenant(Utf8Text(request.who.tenant));
+  message.set_job(Utf8Text(request.who.job));
   message.set_rank(request.who.rank);
   message.set_world(request.who.world);
   message.set_process(ToProto(request.who.process));
-  message.set_launcher(request.who.launcher);
-  message.set_host(request.who.host);
+  message.set_launcher(Utf8Text(request.who.launcher));
+  message.set_host(Utf8Text(request.who.host));
   message.set_pid(request.who.pid);
   message.set_node(ToProto(request.node));
   message.set_takeover(request.takeover);
@@ -107,7 +108,7 @@ v1::RegisterReply ToProto(const lifecycle::RegisterAnswer& answer) {
   for (const auto& skipped : answer.skipped) {
     v1::Skipped* item = message.add_skipped();
     *item->mutable_key() = ToProto(skipped.key);
-    item->set_reason(skipped.reason);
+    item->set_reason(Utf8Text(skipped.reason));
   }
   return message;
 }
@@ -129,7 +130,7 @@ v1::BeginRequest ToProto(const lifecycle::BeginRequest& request) {
   *message.mutable_key() = ToProto(CheckpointKey{request.epoch, request.step});
   message.set_rank(request.rank);
   message.set_process(ToProto(request.process));
-  message.set_metadata(request.metadata);
+  message.set_metadata(Utf8Text(request.metadata));
   message.set_keep_last(request.keep.last);
   message.set_keep_every(request.keep.every);
   return message;
@@ -152,7 +153,7 @@ v1::SkipRequest ToProto(const lifecycle::SkipRequest& request) {
   message.set_job(ToProto(request.job));
   *message.mutable_key() = ToProto(CheckpointKey{request.epoch, request.step});
   message.set_rank(request.rank);
-  message.set_reason(request.reason);
+  message.set_reason(Utf8Text(request.reason));
   return message;
 }
 
@@ -170,7 +171,7 @@ v1::InventoryReport ToProto(const lifecycle::InventoryReport& report) {
   v1::InventoryReport message;
   message.set_node(ToProto(report.node));
   message.set_incarnation(ToProto(report.incarnation));
-  message.set_address(report.address);
+  message.set_address(Utf8Text(report.address));
   message.set_settle_token(report.settle_token);
   for (const lifecycle::InventoryItem& item : report.items) {
     v1::InventoryItem* out = message.add_items();
@@ -211,7 +212,7 @@ v1::RankGone ToProto(const lifecycle::RankGone& gone) {
   message.set_epoch(gone.epoch);
   message.set_rank(gone.rank);
   message.set_process(ToProto(gone.process));
-  message.set_reason(gone.reason);
+  message.set_reason(Utf8Text(gone.reason));
   return message;
 }
 
@@ -251,7 +252,7 @@ v1::PollReply ToProto(const lifecycle::PollAnswer& answer) {
     out->set_job(ToProto(event.job));
     *out->mutable_key() = ToProto(event.key);
     out->set_attempt(ToProto(event.attempt));
-    out->set_reason(event.reason);
+    out->set_reason(Utf8Text(event.reason));
     out->set_token(event.token);
   }
   return message;
@@ -282,8 +283,8 @@ Result<lifecycle::PollAnswer> FromProto(const v1::PollReply& message) {
 
 v1::JobInfo ToProto(const lifecycle::JobInfo& info) {
   v1::JobInfo message;
-  message.set_tenant(info.tenant);
-  message.set_name(info.name);
+  message.set_tenant(Utf8Text(info.tenant));
+  message.set_name(Utf8Text(info.name));
   message.set_job(ToProto(info.job));
   message.set_epoch(info.epoch);
   message.set_world(info.world);
@@ -295,7 +296,7 @@ v1::JobInfo ToProto(const lifecycle::JobInfo& info) {
   for (const lifecycle::RankInfo& rank : info.ranks) {
     v1::RankInfo* out = message.add_ranks();
     out->set_rank(rank.rank);
-    out->set_host(rank.host);
+    out->set_host(Utf8Text(rank.host));
     out->set_pid(rank.pid);
     out->set_alive(rank.alive);
     out->set_last_step(rank.last_step);
@@ -333,7 +334,7 @@ v1::CheckpointInfo ToProto(const lifecycle::CheckpointInfo& info) {
   message.set_pinned(info.pinned);
   message.set_adopted(info.adopted);
   message.set_root(ToProto(info.root));
-  message.set_note(info.note);
+  message.set_note(Utf8Text(info.note));
   return message;
 }
 
@@ -356,8 +357,8 @@ Result<lifecycle::CheckpointInfo> FromProto(const v1::CheckpointInfo& message) {
 v1::CheckpointQuery ToProto(std::string tenant, std::string job,
                             const lifecycle::Selector& selector) {
   v1::CheckpointQuery query;
-  query.set_tenant(std::move(tenant));
-  query.set_job(std::move(job));
+  query.set_tenant(Utf8Text(std::move(tenant)));
+  query.set_job(Utf8Text(std::move(job)));
   if (selector.step.has_value()) query.set_step(*selector.step);
   if (selector.epoch.has_value()) query.set_epoch(*selector.epoch);
   return query;
