@@ -3,6 +3,7 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <functional>
 #include <map>
@@ -40,16 +41,37 @@ std::string PrintDuration(Nanos span) {
   return fmt::format("{}ms", ms);
 }
 
+// `text` as YAML: plain where that reads back as the same text, else in double quotes.
+std::string PrintText(const std::string& text) {
+  static constexpr std::string_view kPlain = "_./:-";
+  auto is_plain = [](char letter) {
+    return std::isalnum(static_cast<unsigned char>(letter)) || kPlain.contains(letter);
+  };
+  bool plain = !text.empty() && std::ranges::all_of(text, is_plain) && text.back() != ':' &&
+               (text[0] == '/' || std::isalnum(static_cast<unsigned char>(text[0]))) &&
+               !YAML::IsNullString(text);
+  if (plain) return text;
+  std::string quoted = "\"";
+  for (char letter : text) {
+    if (letter == '"' || letter == '\\') quoted += '\\';
+    quoted += letter;
+  }
+  return quoted + '"';
+}
+
 Key Text(std::string_view path, std::function<std::string&(Config&)> field, std::string_view doc) {
   return {path, doc,
           [field](Config& config, const std::string& text) {
+            auto is_control = [](char letter) {
+              return std::iscntrl(static_cast<unsigned char>(letter));
+            };
+            if (std::ranges::any_of(text, is_control)) {
+              return Status(Code::kInvalidArgument, "the value has a control character in it");
+            }
             field(config) = text;
             return OkStatus();
           },
-          [field](const Config& config) {
-            const std::string& text = field(const_cast<Config&>(config));
-            return text.empty() ? std::string("\"\"") : text;
-          }};
+          [field](const Config& config) { return PrintText(field(const_cast<Config&>(config))); }};
 }
 
 Key Choice(std::string_view path, std::function<std::string&(Config&)> field,
@@ -288,11 +310,15 @@ Status SetKey(Config& config, std::string_view path, const std::string& value) {
                     path, nearest->path);
 }
 
+// A map deeper than any key is refused where it begins: an alias may stand for the map it lies in.
+constexpr ptrdiff_t kKeyPartsMax = 2;
+
 Status ReadNode(Config& config, const std::string& prefix, const YAML::Node& node) {
   for (const auto& item : node) {
     std::string path = prefix + item.first.as<std::string>();
     std::string place = fmt::format("line {}", item.first.Mark().line + 1);
-    if (item.second.IsMap()) {
+    bool is_section = std::ranges::count(path, '.') + 1 < kKeyPartsMax;
+    if (item.second.IsMap() && is_section) {
       REPRISE_RETURN_IF_ERROR(ReadNode(config, path + ".", item.second));
     } else if (item.second.IsScalar()) {
       REPRISE_RETURN_IF_ERROR(SetKey(config, path, item.second.as<std::string>()).Annotate(place));

@@ -135,8 +135,8 @@ Result<SlotMeta> DecodeSlotMeta(ByteView bytes, const SlotHeader& header) {
   meta.layout.assign(layout.begin(), layout.end());
   const format::ShardManifest& manifest = meta.manifest;
   if (manifest.identity != header.identity || manifest.root != header.root ||
-      manifest.length != header.length || manifest.layout != header.layout ||
-      DigestOf(meta.layout) != header.layout) {
+      manifest.length != header.length || manifest.chunk_bytes != header.chunk_bytes ||
+      manifest.layout != header.layout || DigestOf(meta.layout) != header.layout) {
     return Error(Code::kDataLoss, "slot companion and header describe different shards");
   }
   return meta;
