@@ -57,6 +57,16 @@ elseif(NOT CMAKE_BUILD_TYPE STREQUAL "Debug")
   add_compile_options(-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3)
 endif()
 
+# Counters of edges and comparisons for libFuzzer; the sanitizer's runtime ignores them in programs
+# that are no fuzzers.
+if(REPRISE_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link)
+endif()
+if(REPRISE_COVERAGE)
+  add_compile_options(-fprofile-instr-generate -fcoverage-mapping)
+  add_link_options(-fprofile-instr-generate)
+endif()
+
 if(REPRISE_CHECK_STATUS)
   add_compile_definitions(REPRISE_CHECK_STATUS=1)
 endif()

@@ -7,6 +7,8 @@ set_property(CACHE REPRISE_SANITIZE PROPERTY STRINGS "" "address,undefined" "thr
 option(REPRISE_WITH_SERVER_DEPS
        "Build what links gRPC, protobuf or RocksDB (rpc, web, daemon, CLI, the RocksDB catalog)" ON)
 option(REPRISE_CHECK_STATUS "Abort when a Status is destroyed unread" OFF)
+option(REPRISE_FUZZ "Instrument everything for the fuzzers and build them (clang)" OFF)
+option(REPRISE_COVERAGE "Instrument everything for a report of line coverage (clang)" OFF)
 option(REPRISE_PCH "Precompile the standard library headers" ON)
 option(REPRISE_CCACHE "Compile through ccache when it is installed" ON)
 option(REPRISE_WERROR "Treat warnings as errors" ON)

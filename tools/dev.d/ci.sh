@@ -1,10 +1,12 @@
 # tools/dev ci: everything that decides whether a change may land. Each part runs even when an
 # earlier one failed; the last line adds up all of them.
 
-require test fmt
+require test fmt fuzz
 
 # Of the 90 minutes that continuous integration allows, on 2 cores.
 readonly CI_SECONDS_MAX=4800
+# For each fuzz target, two at a time.
+readonly CI_FUZZ_SECONDS=10
 
 ci_static() {
   STAGE_REPEAT="tools/dev fmt --check" counted_stage "format" format_check || true
@@ -23,12 +25,18 @@ ci_sanitizer() {
   run_ctest "$1" "ctest $1" -L "$2"
 }
 
+# The fuzzers of the sanitizer build, briefly: their replay is one of its tests.
+ci_fuzz() {
+  run_fuzzers "$CI_FUZZ_SECONDS" ""
+}
+
 run_ci() {
   ci_static
   ci_release
   # After the build, which generates the headers of the control API.
   STAGE_REPEAT="tools/dev tidy --headers" counted_stage "headers" python3 tools/tidy.py --headers || true
-  ci_sanitizer asan '^(unit|conformance|golden|sim)$'
+  ci_sanitizer asan '^(unit|conformance|golden|sim|fuzz)$'
+  ci_fuzz
   # The simulator has one thread.
   ci_sanitizer tsan '^(unit|conformance)$'
 }

@@ -89,7 +89,7 @@ export_product_environment() {
 
 check_preset() {
   case "$1" in
-    release | dev | asan | tsan) ;;
-    *) die "unknown preset '$1': release, dev, asan or tsan" ;;
+    release | dev | asan | tsan | coverage) ;;
+    *) die "unknown preset '$1': release, dev, asan, tsan or coverage" ;;
   esac
 }

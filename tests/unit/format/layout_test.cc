@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/base/limits.h"
+#include "tests/unit/format/allocation_count.h"
 #include "tests/unit/format/samples.h"
 
 namespace reprise::format {

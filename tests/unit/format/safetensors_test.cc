@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "core/base/limits.h"
+#include "tests/unit/format/allocation_count.h"
 #include "tests/unit/format/samples.h"
 
 namespace reprise::format {

@@ -1,27 +1,6 @@
 #include "tests/unit/format/samples.h"
 
-#include <cstdlib>
-#include <new>
-
 #include "core/base/limits.h"
-
-namespace {
-
-thread_local size_t allocated_bytes = 0;
-
-}  // namespace
-
-// The test program counts through the global allocation function: what a decoder allocates is part
-// of its contract. ThreadSanitizer has its own, and nothing is counted there.
-#if !__has_feature(thread_sanitizer)
-void* operator new(size_t size) {
-  allocated_bytes += size;
-  if (void* memory = std::malloc(size == 0 ? 1 : size)) return memory;
-  throw std::bad_alloc();
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t) noexcept { std::free(memory); }
-#endif
 
 namespace reprise::format {
 namespace {
@@ -245,8 +224,5 @@ Layout LayoutOf(std::vector<Piece> pieces) {
   AssignPositions(layout, 4096);
   return layout;
 }
-
-AllocationCount::AllocationCount() : start_(allocated_bytes) {}
-size_t AllocationCount::bytes() const { return allocated_bytes - start_; }
 
 }  // namespace reprise::format

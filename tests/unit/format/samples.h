@@ -1,6 +1,6 @@
-// Random but reproducible values of every format, and a count of what a decoder allocates.
+// Random but reproducible values of every format.
 //
-// Thread rule: the test's thread; the allocation count is per process.
+// Thread rule: pure functions.
 #pragma once
 
 #include <cstddef>
@@ -35,15 +35,5 @@ Piece WholePiece(std::string name, std::vector<uint64_t> shape, Scope scope = Sc
 Piece FlatPiece(std::string name, std::vector<uint64_t> shape, uint64_t begin, uint64_t end);
 // A layout of `pieces` with positions for 4 KiB chunks.
 Layout LayoutOf(std::vector<Piece> pieces);
-
-// Counts the bytes that this thread allocates while it lives.
-class AllocationCount {
- public:
-  AllocationCount();
-  size_t bytes() const;
-
- private:
-  size_t start_;
-};
 
 }  // namespace reprise::format
