@@ -99,13 +99,24 @@ Status SyncPath(const std::string& path) {
   return status;
 }
 
+// None for sockets.
+std::optional<DiskOperation> OperationOf(IoOp op) {
+  switch (op) {
+    case IoOp::kRead: return DiskOperation::kRead;
+    case IoOp::kWrite: return DiskOperation::kWrite;
+    case IoOp::kFlush: return DiskOperation::kFlush;
+    default: return std::nullopt;
+  }
+}
+
 }  // namespace
 
 PosixIo::PosixIo(Loop& loop, uint32_t file_threads, bool nonblocking)
     : Io(loop),
       file_pool_(std::max(file_threads, 1u)),
       connect_pool_(kConnectThreads),
-      nonblocking_(nonblocking) {}
+      nonblocking_(nonblocking),
+      faults_(FaultPoints::FromEnvironment()) {}
 
 PosixIo::~PosixIo() = default;
 
@@ -116,11 +127,37 @@ void PosixIo::Stop() {
   loop_.SetReactor(nullptr);
 }
 
+// --- fault points ---
+
+bool PosixIo::AnsweredByFault(IoRequest& request) {
+  if (faults_ == nullptr) return false;
+  std::optional<DiskOperation> operation = OperationOf(request.op);
+  if (!operation.has_value()) return false;
+  FaultPoints::Point point = faults_->Begin(*operation);
+  if (point.error == 0) {
+    points_[&request] = point;
+    return false;
+  }
+  request.result = -point.error;
+  loop_.Schedule(request.waiter);
+  return true;
+}
+
+void PosixIo::PassFaultPoint(const IoRequest& request) {
+  if (points_.empty()) return;
+  if (auto found = points_.find(&request); found != points_.end()) {
+    faults_->End(found->second);
+    points_.erase(found);
+  }
+}
+
 // --- files and directories ---
 
 Task<Result<FileId>> PosixIo::Open(std::string path, OpenOptions options) {
-  co_return co_await OnPool<Result<FileId>>(
-      file_pool_, [path = std::move(path), options] { return OpenFile(path, options); });
+  std::function<Result<FileId>()> work = [path, options] { return OpenFile(path, options); };
+  if (!options.create) co_return co_await OnPool<Result<FileId>>(file_pool_, std::move(work));
+  co_return co_await OnDisk<Result<FileId>>(DiskOperation::kCreate, "open " + path,
+                                            std::move(work));
 }
 
 Task<Status> PosixIo::Close(FileId file) {
@@ -139,20 +176,22 @@ Task<Result<uint64_t>> PosixIo::Size(FileId file) {
 }
 
 Task<Status> PosixIo::Allocate(FileId file, uint64_t offset, uint64_t length) {
-  co_return co_await OnPool<Status>(file_pool_, [fd = file.value, offset, length] {
+  auto work = [fd = file.value, offset, length] {
     int result;
     do {
       result = fallocate(fd, 0, static_cast<off_t>(offset), static_cast<off_t>(length));
     } while (result != 0 && errno == EINTR);
     return result == 0 ? OkStatus() : StatusFromErrno(errno, "fallocate " + NameOf(fd));
-  });
+  };
+  co_return co_await OnDisk<Status>(DiskOperation::kAllocate, "fallocate", work);
 }
 
 Task<Status> PosixIo::Truncate(FileId file, uint64_t size) {
-  co_return co_await OnPool<Status>(file_pool_, [fd = file.value, size] {
+  auto work = [fd = file.value, size] {
     int result = ftruncate(fd, static_cast<off_t>(size));
     return result == 0 ? OkStatus() : StatusFromErrno(errno, "ftruncate " + NameOf(fd));
-  });
+  };
+  co_return co_await OnDisk<Status>(DiskOperation::kTruncate, "ftruncate", work);
 }
 
 Task<Status> PosixIo::Lock(FileId file) {
@@ -160,13 +199,14 @@ Task<Status> PosixIo::Lock(FileId file) {
 }
 
 Task<Status> PosixIo::MakeDirectory(std::string path) {
-  co_return co_await OnPool<Status>(file_pool_, [path = std::move(path)] {
+  auto work = [path] {
     if (mkdir(path.c_str(), 0700) == 0) return OkStatus();
     int error = errno;
     struct stat info;
     bool exists = error == EEXIST && stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
     return exists ? OkStatus() : StatusFromErrno(error, "mkdir " + path);
-  });
+  };
+  co_return co_await OnDisk<Status>(DiskOperation::kMakeDirectory, "mkdir " + path, work);
 }
 
 Task<Result<std::vector<std::string>>> PosixIo::List(std::string path) {
@@ -175,13 +215,13 @@ Task<Result<std::vector<std::string>>> PosixIo::List(std::string path) {
 }
 
 Task<Status> PosixIo::Remove(std::string path) {
-  co_return co_await OnPool<Status>(file_pool_,
-                                    [path = std::move(path)] { return RemovePath(path); });
+  co_return co_await OnDisk<Status>(DiskOperation::kRemove, "unlink " + path,
+                                    [path] { return RemovePath(path); });
 }
 
 Task<Status> PosixIo::SyncDirectory(std::string path) {
-  co_return co_await OnPool<Status>(file_pool_,
-                                    [path = std::move(path)] { return SyncPath(path); });
+  co_return co_await OnDisk<Status>(DiskOperation::kSyncDirectory, "fsync directory " + path,
+                                    [path] { return SyncPath(path); });
 }
 
 Task<Result<uint64_t>> PosixIo::FreeBytes(std::string path) {

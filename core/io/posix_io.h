@@ -12,12 +12,16 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "core/base/fault_points.h"
 #include "core/io/io.h"
+#include "core/io/transfer.h"
 #include "core/io/worker_pool.h"
 
 namespace reprise {
@@ -78,6 +82,31 @@ class PosixIo : public Io {
     co_return co_await call;
   }
 
+  // OnPool for an operation on a disk, which fault points may fail or take as their moment.
+  template <typename T>
+  Task<T> OnDisk(DiskOperation operation, std::string what, std::function<T()> work) {
+    if (faults_ == nullptr) return OnPool<T>(file_pool_, std::move(work));
+    return OnPool<T>(file_pool_,
+                     [this, operation, what = std::move(what), work = std::move(work)]() -> T {
+                       FaultPoints::Point point = faults_->Begin(operation);
+                       if (point.error == 0) {
+                         T result = work();
+                         faults_->End(point);
+                         return result;
+                       }
+                       Status failure = StatusFromErrno(point.error, what);
+                       if constexpr (std::is_same_v<T, Status>) {
+                         return failure;
+                       } else {
+                         return Error(std::move(failure));
+                       }
+                     });
+  }
+  // For Submit and Complete of the engines: both do nothing unless this process is here to be
+  // broken. True when a fault point has answered the request, which must not be submitted then.
+  bool AnsweredByFault(IoRequest& request);
+  void PassFaultPoint(const IoRequest& request);
+
   // Sets the options every TCP connection has. No effect on Unix sockets.
   static void TuneConnection(int socket);
   // The descriptor's kind of result for a request: maps EINVAL of a shut down listener.
@@ -87,6 +116,8 @@ class PosixIo : public Io {
   WorkerPool connect_pool_;
   const bool nonblocking_;
   uint64_t in_flight_ = 0;
+  FaultPoints* const faults_;
+  std::map<const IoRequest*, FaultPoints::Point> points_;  // of file requests in flight
 };
 
 }  // namespace reprise

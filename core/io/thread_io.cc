@@ -110,11 +110,13 @@ void ThreadIo::Poll(std::optional<Nanos> timeout) {
 
 void ThreadIo::Complete(IoRequest& request, int64_t result) {
   --in_flight_;
+  PassFaultPoint(request);
   request.result = request.op == IoOp::kAccept ? AcceptResult(result) : result;
   loop_.Schedule(request.waiter);
 }
 
 void ThreadIo::Submit(IoRequest& request) {
+  if (AnsweredByFault(request)) return;
   ++in_flight_;
   if (IsFileOp(request.op)) {
     file_pool_.Run([this, target = &request] {

@@ -200,6 +200,7 @@ void UringIo::Reap() {
 
 void UringIo::Complete(IoRequest& request, int64_t result) {
   --in_flight_;
+  PassFaultPoint(request);
   if (request.op == IoOp::kAccept) result = AcceptResult(result);
   if (request.engine_slot != 0) {
     std::unique_ptr<FdMessage> message(reinterpret_cast<FdMessage*>(request.engine_slot));
@@ -219,6 +220,7 @@ void UringIo::SubmitQueued() {
 
 void UringIo::Submit(IoRequest& request) {
   Enable();
+  if (AnsweredByFault(request)) return;
   ++in_flight_;
   if (request.op == IoOp::kRecv && request.want_fd) {
     request.engine_slot = reinterpret_cast<uint64_t>(new FdMessage(request));

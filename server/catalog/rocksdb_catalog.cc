@@ -22,8 +22,10 @@
 
 #include "core/async/sync.h"
 #include "core/base/check.h"
+#include "core/base/fault_points.h"
 #include "core/base/limits.h"
 #include "core/base/log.h"
+#include "server/catalog/rocksdb_faults.h"
 
 namespace reprise::catalog {
 namespace {
@@ -90,6 +92,9 @@ rocksdb::Options MakeOptions() {
   table.format_version = 5;
   table.block_cache = rocksdb::NewLRUCache(8 * limits::kMiB);
   options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
+  if (FaultPoints* faults = FaultPoints::FromEnvironment()) {
+    options.env = EnvWithFaultPoints(*faults);
+  }
   return options;
 }
 
