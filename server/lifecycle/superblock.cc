@@ -1,5 +1,6 @@
 #include "server/lifecycle/superblock.h"
 
+#include <chrono>
 #include <utility>
 
 #include "core/base/aligned_buffer.h"
@@ -11,13 +12,32 @@ namespace reprise::lifecycle {
 using format::kSuperblockBytes;
 using format::kSuperblockCopies;
 
+namespace {
+
+constexpr Nanos kLockRetry = std::chrono::milliseconds(20);
+constexpr Nanos kLockWaitMax = std::chrono::seconds(2);
+
+// Waits a little: the kernel gives up the lock of a killed process only when its last request on the
+// file has ended, which with io_uring may be after the process is gone.
+Task<Status> LockWhenFree(Io& io, FileId file) {
+  TimePoint give_up = io.loop().Now() + kLockWaitMax;
+  while (true) {
+    Status locked = co_await io.Lock(file);
+    bool held = locked.code() == Code::kFailedPrecondition;
+    if (!held || io.loop().Now() >= give_up) co_return locked;
+    co_await io.loop().Sleep(kLockRetry);
+  }
+}
+
+}  // namespace
+
 Task<Result<SuperblockFile>> SuperblockFile::Open(Io& io, std::string directory, bool create) {
   if (create) REPRISE_CO_TRY(co_await io.MakeDirectory(directory));
   OpenOptions options;
   options.create = create;
   Result<FileId> file = co_await io.Open(directory + "/SUPER", options);
   if (!file.has_value()) co_return Error(file.error().Annotate("store directory"));
-  Status locked = co_await io.Lock(*file);
+  Status locked = co_await LockWhenFree(io, *file);
   if (!locked.ok()) {
     Status closed = co_await io.Close(*file);
     if (!closed.ok()) LogWarn("closing SUPER: {}", closed.ToString());

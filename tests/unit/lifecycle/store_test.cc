@@ -70,5 +70,33 @@ TEST(Store, KeepsCommittedCheckpointsOverAPowerCut) {
   host.Close();
 }
 
+// With io_uring the kernel may give up a killed process's locks after the process is gone.
+TEST(Store, WaitsForTheLockThatAKilledPredecessorStillHolds) {
+  StoreHost host;
+  ASSERT_EQ(host.Open(), OkStatus());
+  host.Close();
+  constexpr uint64_t kPredecessor = 999999;
+  int64_t inode = host.disk().Open("/store/SUPER", {});
+  ASSERT_GE(inode, 0);
+  ASSERT_TRUE(host.disk().Lock(inode, kPredecessor));
+  host.loop().Spawn([](StoreHost& host, SimDisk::InodeId inode) -> Task<void> {
+    co_await host.loop().Sleep(300ms);
+    host.disk().Release(inode, kPredecessor);
+  }(host, inode));
+  ASSERT_EQ(host.Open(), OkStatus());
+  host.Close();
+}
+
+TEST(Store, RefusesADirectoryThatAnotherDaemonServes) {
+  StoreHost host;
+  ASSERT_EQ(host.Open(), OkStatus());
+  host.Close();
+  int64_t inode = host.disk().Open("/store/SUPER", {});
+  ASSERT_GE(inode, 0);
+  ASSERT_TRUE(host.disk().Lock(inode, 999999));
+  EXPECT_EQ(host.Open().code(), Code::kFailedPrecondition);
+  host.disk().Release(inode, 999999);
+}
+
 }  // namespace
 }  // namespace reprise::lifecycle
