@@ -123,7 +123,7 @@ struct Journal::State {
       return Status(Code::kUnavailable,
                     "the journal has failed (see the first error): restart the store to recover");
     }
-    if (closing) return Status(Code::kUnavailable, "the journal is closed");
+    if (refusing) return Status(Code::kUnavailable, "the journal is closed");
     return OkStatus();
   }
 
@@ -135,8 +135,9 @@ struct Journal::State {
   std::deque<PendingPtr> queue;
   bool writing = false;  // a writer coroutine exists
   bool failed = false;
+  bool refusing = false;
   bool closing = false;
-  Notifier changed;  // indexed moved, the writer ended, or closing began
+  Notifier changed;  // indexed moved, the writer ended, or refusing began
 
   static Task<void> RunWriter(std::shared_ptr<State> state);
   static Task<void> WriteOne(std::shared_ptr<State> state, size_t copy,
@@ -205,12 +206,12 @@ Task<Status> Journal::State::WriteBoth(std::shared_ptr<State> state, AlignedBuff
 
 Task<void> Journal::State::RunWriter(std::shared_ptr<State> state) {
   while (true) {
-    // A2. Closing and failing wake this wait too.
+    // A2. Refusing wakes this wait too.
     co_await state->changed.WaitFor([&] {
-      return state->closing || state->queue.empty() ||
+      return state->refusing || state->queue.empty() ||
              state->last.seq + 1 <= state->indexed.seq + state->options.slot_count;
     });
-    if (state->closing) {
+    if (state->refusing) {
       state->RefuseQueued(Status(Code::kUnavailable, "the journal was closed before the write"));
     }
     if (state->queue.empty()) break;
@@ -363,11 +364,16 @@ Mark Journal::last() const { return state_->last; }
 uint64_t Journal::unindexed() const { return state_->last.seq - state_->indexed.seq; }
 bool Journal::failed() const { return state_->failed; }
 
+void Journal::Refuse() {
+  state_->refusing = true;
+  state_->changed.Notify();
+}
+
 Task<void> Journal::Close() {
   std::shared_ptr<State> state = state_;
   if (state->closing) co_return;
   state->closing = true;
-  state->changed.Notify();
+  Refuse();
   co_await state->changed.WaitFor([&state] { return !state->writing; });
   for (FileId file : state->files) {
     Status closed = co_await state->io.Close(file);

@@ -96,6 +96,9 @@ class Journal {
   // Groups between the last durable one and the last indexed one.
   uint64_t unindexed() const;
   bool failed() const;
+  // The index has failed and will make no more room: appends that wait are UNAVAILABLE, and so are
+  // later ones. The group in flight ends as it may.
+  void Refuse();
   // Waits for the group in flight, then closes the files. Appends that wait behind it, and later
   // ones, are UNAVAILABLE.
   Task<void> Close();

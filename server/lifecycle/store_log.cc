@@ -102,6 +102,7 @@ void StoreLog::FailWith(Status status) {
   if (failed_) return;
   failed_ = true;
   LogError("store: {}; restart it to recover", status.ToString());
+  parts_.journal.Refuse();  // who waits for the index to make room would wait for ever
   work_.Notify();
   if (on_failure_) on_failure_(std::move(status));
 }

@@ -138,6 +138,21 @@ TEST_F(JournalTest, ClosingAnswersAppendsThatWaitForRoom) {
   EXPECT_TRUE(recovered_.replay.empty());
 }
 
+// As when the index fails: a store that waited for room then could not even be closed.
+TEST_F(JournalTest, RefusingAnswersAppendsThatWaitForRoomAndLaterOnes) {
+  Journal& journal = Open();
+  for (uint32_t i = 0; i < kSlots; ++i) ASSERT_TRUE(machine_.Append(journal, "x").has_value());
+  auto waiting = Start(journal, "never written");
+  machine_.world.RunFor(std::chrono::seconds(1));
+  journal.Refuse();
+  machine_.world.RunFor(std::chrono::seconds(1));
+  ASSERT_TRUE(waiting->has_value());
+  EXPECT_EQ((*waiting)->error().code(), Code::kUnavailable);
+  EXPECT_EQ(machine_.Append(journal, "late").error().code(), Code::kUnavailable);
+  EXPECT_EQ(journal.last().seq, kSlots);
+  Close();
+}
+
 TEST_F(JournalTest, ClosingWaitsForTheGroupInFlight) {
   Journal& journal = Open();
   auto answer = Start(journal, "in flight");
