@@ -1,6 +1,5 @@
 #include "core/format/block.h"
 
-#include <algorithm>
 #include <cstring>
 
 #include "core/base/check.h"
@@ -61,7 +60,10 @@ Result<ByteReader> OpenBlock(ByteView bytes, uint64_t magic, std::string_view wh
 
 Status CheckPadding(ByteReader& reader, std::string_view what) {
   ByteView padding = reader.Data(reader.remaining());
-  bool zero = std::ranges::all_of(padding, [](uint8_t byte) { return byte == 0; });
+  // Each byte equals the one before it, and the first is zero: as fast as memory, where recovery reads
+  // thousands of slots that are mostly padding.
+  bool zero = padding.empty() || (padding[0] == 0 && std::memcmp(padding.data(), padding.data() + 1,
+                                                                 padding.size() - 1) == 0);
   if (reader.ok() && zero) return OkStatus();
   return FailStatus(Code::kDataLoss, "{} is malformed: its fields do not fit its padding", what);
 }
