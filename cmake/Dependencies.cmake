@@ -21,6 +21,7 @@
 #   ext_cli              CLI11            server, tools           main.cc, cli/, sidecar/
 #   ext_gtest            GoogleTest       tests                   all
 #   ext_benchmark        Google Benchmark tools/bench, tests      all
+#   ext_fuse             libfuse 3        tests/crash             disk/
 #
 # fmt, spdlog and xxHash are compiled into ours from headers, so that libreprise.so brings none of
 # them into the trainer's process.
@@ -45,6 +46,8 @@ find_package(yaml-cpp REQUIRED CONFIG)
 find_package(CLI11 REQUIRED CONFIG)
 find_package(GTest REQUIRED CONFIG)
 find_package(benchmark REQUIRED CONFIG)
+# Only for a test that is skipped where it cannot run.
+pkg_check_modules(fuse3 IMPORTED_TARGET fuse3)
 
 reprise_external(digest TARGETS PkgConfig::xxhash)
 add_library(reprise_ext_fmt STATIC cmake/fmt/format.cc)
@@ -61,6 +64,10 @@ reprise_external(cli TARGETS CLI11::CLI11)
 reprise_external(gtest TARGETS GTest::gmock GTest::gtest)
 reprise_external(gtest_main TARGETS GTest::gmock_main GTest::gmock GTest::gtest)
 reprise_external(benchmark TARGETS benchmark::benchmark)
+
+if(fuse3_FOUND)
+  reprise_external(fuse TARGETS PkgConfig::fuse3)
+endif()
 
 # Left out of builds that instrument everything they link (see REPRISE_WITH_SERVER_DEPS).
 if(REPRISE_WITH_SERVER_DEPS)

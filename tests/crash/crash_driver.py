@@ -37,12 +37,13 @@ from world import (EXIT_NOT_FOUND, EXIT_USAGE, JOB, ManualRepairNeeded, RankErro
 ENGINES = ("uring", "threads")
 # What a round does; each line of the deck comes up once before any comes up again.
 DECK = ("before_save", "save", "save", "save", "one_rank", "sealed", "sealed", "acknowledged",
-        "delete", "delete", "save_and_delete", "recovery")
+        "delete", "delete", "save_and_delete", "recovery", "at_io", "at_io")
 EVERYTHING_EVERY = 10   # kills: node daemon and ranks die as well
 COMPARE_ALL_EVERY = 25  # kills: every checkpoint is compared byte by byte, not only new ones
 BOTH_ROLES_PART = 5     # one kill in so many hits a daemon that holds both roles
 KEPT = 3                # checkpoints that are left in the store
 STALL_BUDGET_MS = 2000
+DAEMON_OPERATIONS = 120  # of a daemon that recovers and takes a save: about so many change the disk
 WAIT_S = 40
 VIOLATIONS_MAX = 8
 
@@ -69,6 +70,7 @@ class Report:
         self.moments = collections.Counter()
         self.engines = collections.Counter()
         self.everything = 0
+        self.at_io = 0              # kills at an I/O index
         self.restart_ms = []
         self.away_ms = []           # time inside save() while no store ran
         self.refused_away = 0       # saves that were refused while no store ran
@@ -98,6 +100,7 @@ class Report:
                 "manual_repairs": self.manual_repairs, "stuck": self.count("stuck"),
                 "deletes": self.deleted, "seed": self.arguments.seed,
                 "seconds": round(time.monotonic() - self.began, 1),
+                "kills_at_an_io_index": self.at_io,
                 "kills_with_node_and_ranks": self.everything, "engines": dict(self.engines),
                 "moments": dict(sorted(self.moments.items())),
                 "restart_ms": {"median": restart[len(restart) // 2], "max": restart[-1]},
@@ -367,6 +370,32 @@ class Campaign:
         self.kill()
         self.report.moments["idle"] += 1
         return None, "serving again" if ready else "recovering"
+
+    def do_at_io(self):
+        """The store kills itself at an operation on its disk, in its recovery or in a save."""
+        self.kill()
+        self.report.moments["idle"] += 1
+        at = f"{self.rng.randint(1, DAEMON_OPERATIONS)}:{self.rng.choice(['before', 'after'])}"
+        self.world.launch_store(self.rng.choice(ENGINES), crash_at_io=at)
+        while not self.world.store.ready.exists():
+            if self.world.store_has_killed_itself(within_s=0.01):
+                return None, self.has_died("recovery")
+            if self.world.store.poll() is not None:
+                self.world.await_store()  # raises, with its log
+        self.world.await_store()
+        save = self.next_save()
+        self.tell_to_save(save, range(WORLD))
+        died = self.world.store_has_killed_itself(within_s=1.0)
+        if not died:
+            self.kill()
+        self.hear_of_save(save, range(WORLD))
+        return save, self.has_died("a save") if died else None
+
+    def has_died(self, where):
+        self.report.kills += 1
+        self.report.at_io += 1
+        self.killed = time.monotonic()
+        return f"at an I/O index, in {where}"
 
     def moment_of(self, save):
         """Where in the save the kill fell, by the rank's own clock of the save's phases."""

@@ -111,7 +111,7 @@ class World:
         return {"node.store": self.control, "node.socket": self.socket,
                 "node.slab_directory": self.scratch / "slab", "node.slab_bytes": "128MiB"}
 
-    def _launch(self, role, engine, settings):
+    def _launch(self, role, engine, settings, environment=None):
         self.starts += 1
         name = f"{role}-{self.starts:04}"
         ready = self.directory / f"{name}.ready"
@@ -120,7 +120,8 @@ class World:
             command += ["--set", f"{key}={value}"]
         with (self.directory / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True,
-                                       env={**os.environ, "REPRISE_IO": engine})
+                                       env={**os.environ, "REPRISE_IO": engine,
+                                            **(environment or {})})
         process.ready, process.name = ready, name
         self.processes.append(process)
         return process
@@ -134,18 +135,28 @@ class World:
             time.sleep(0.005)
         return json.loads(process.ready.read_text())
 
-    def launch_store(self, engine):
-        """Starts the store (in one daemon with the node when `both`), without waiting for it."""
+    def launch_store(self, engine, crash_at_io=None):
+        """Starts the store (in one daemon with the node when `both`), without waiting for it.
+
+        `crash_at_io`: it kills itself there (core/base/fault_points.h)."""
         settings = self._store_settings()
         if self.both:
             settings |= self._node_settings()
-        self.store = self._launch("both" if self.both else "store", engine, settings)
+        environment = {"REPRISE_CRASH_AT_IO": crash_at_io} if crash_at_io else None
+        self.store = self._launch("both" if self.both else "store", engine, settings, environment)
         if self.both:
             self.node = self.store
 
     def await_store(self):
         ready = self._await_ready(self.store)
         self.control, self.data = ready["control"], ready["data"]
+
+    def store_has_killed_itself(self, within_s=0.0):
+        """Waits so long for the store's end; its own SIGKILL is no unexpected end."""
+        try:
+            return self.store.wait(timeout=within_s) == -signal.SIGKILL
+        except subprocess.TimeoutExpired:
+            return False
 
     def start_node(self, engine):
         if not self.both:
