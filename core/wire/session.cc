@@ -156,6 +156,14 @@ Status Session::CheckHeader(const FrameHeader& header) const {
     return FailStatus(Code::kFailedPrecondition, "{} is not legal here{}", name,
                       established_ ? "" : ": the handshake is not complete");
   }
+  // A chunk never becomes part of a body; anything else under the request of a half-sent one would.
+  auto partial = partial_.find(header.request);
+  if (header.opcode != Opcode::kChunk && partial != partial_.end() &&
+      (partial->second.first.opcode != header.opcode ||
+       partial->second.first.stream != header.stream)) {
+    return FailStatus(Code::kInvalidArgument, "{} interrupts the {} of the same request {}", name,
+                      OpcodeName(partial->second.first.opcode), header.request);
+  }
   bool more = (header.flags & kFlagMore) != 0;
   if (header.opcode == Opcode::kChunk || IsBodiless(header.opcode)) {
     if (more) return FailStatus(Code::kInvalidArgument, "{} cannot be continued", name);
@@ -175,12 +183,6 @@ Status Session::CheckHeader(const FrameHeader& header) const {
   if (more && (!established_ || header.payload_bytes == 0)) {
     return FailStatus(Code::kInvalidArgument, "{} of {} bytes cannot be continued", name,
                       header.payload_bytes);
-  }
-  auto partial = partial_.find(header.request);
-  if (partial != partial_.end() && (partial->second.first.opcode != header.opcode ||
-                                    partial->second.first.stream != header.stream)) {
-    return FailStatus(Code::kInvalidArgument, "{} interrupts the {} of the same request {}", name,
-                      OpcodeName(partial->second.first.opcode), header.request);
   }
   if (partial == partial_.end() && more && partial_.size() >= limits::kPartialBodiesMax) {
     return FailStatus(Code::kInvalidArgument, "{}: {} bodies are half-sent, the limit is {}", name,

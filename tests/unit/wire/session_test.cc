@@ -215,6 +215,17 @@ TEST(Session, ContinuationsMustKeepTheirOpcodeAndStream) {
   }
 }
 
+TEST(Session, AFrameWithoutABodyDoesNotEndAHalfSentOne) {
+  Pair pair;
+  ASSERT_TRUE(pair.Handshake().ok());
+  auto expect = pair.server.OnHeader(HeaderOf(HeaderFor(Opcode::kPutSeal, 1, kFlagMore, 4, 4)));
+  ASSERT_TRUE(pair.server.OnBody(expect->header, Bytes{1}).has_value());
+  auto refused = pair.server.OnHeader(HeaderOf(HeaderFor(Opcode::kPutAbandon, 0, 0, 4, 4)));
+  ASSERT_FALSE(refused.has_value());
+  EXPECT_NE(refused.error().message().find("PUT_ABANDON interrupts the PUT_SEAL"),
+            std::string::npos);
+}
+
 TEST(Session, ContinuationsThatBringNothingAreRefused) {
   Pair pair;
   ASSERT_TRUE(pair.Handshake().ok());
