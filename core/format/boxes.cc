@@ -24,7 +24,7 @@ class OverlapFinder {
     axes_ = boxes_[members[0]]->offset.size();
     // Two scalars share their only element.
     if (axes_ == 0) return Pair(members[0], members[1]);
-    return FindIn(members, 0, 0);
+    return FindIn(members);
   }
 
  private:
@@ -34,12 +34,35 @@ class OverlapFinder {
   }
   static Overlap Pair(size_t left, size_t right) { return std::minmax(left, right); }
 
-  // `members` did not fall apart along the last `whole_axes` axes that were tried.
-  Overlap FindIn(std::span<size_t> members, size_t axis, size_t whole_axes) {
-    if (members.size() < 2) return std::nullopt;
-    if (whole_axes == axes_) return Sweep(members);
+  // Boxes that may touch each other, and did not fall apart along the last `whole_axes` axes that were
+  // tried; `axis` is next.
+  struct Group {
+    std::span<size_t> members;
+    size_t axis = 0;
+    size_t whole_axes = 0;
+  };
+
+  // A list of what is to be done, not recursion: boxes can be nested so that only one of them comes off
+  // at a time, and a checkpoint may have millions.
+  Overlap FindIn(std::span<size_t> all) {
+    std::vector<Group> groups = {{.members = all}};
+    while (!groups.empty()) {
+      Group group = groups.back();
+      groups.pop_back();
+      if (group.whole_axes < axes_) {
+        Split(group, groups);
+      } else if (Overlap found = Sweep(group.members); found.has_value()) {
+        return found;
+      }
+    }
+    return std::nullopt;
+  }
+
+  // Adds the parts of `group` that cannot touch each other along its axis.
+  void Split(const Group& group, std::vector<Group>& groups) {
+    std::span<size_t> members = group.members;
+    size_t axis = group.axis;
     std::ranges::sort(members, {}, [&](size_t box) { return Begin(box, axis); });
-    size_t next_axis = (axis + 1) % axes_;
     size_t first = 0;
     uint64_t reach = End(members[0], axis);
     for (size_t i = 1; i <= members.size(); ++i) {
@@ -48,13 +71,14 @@ class OverlapFinder {
         continue;
       }
       bool whole = first == 0 && i == members.size();
-      Overlap found =
-          FindIn(members.subspan(first, i - first), next_axis, whole ? whole_axes + 1 : 1);
-      if (found.has_value()) return found;
+      if (i - first >= 2) {
+        groups.push_back({.members = members.subspan(first, i - first),
+                          .axis = (axis + 1) % axes_,
+                          .whole_axes = whole ? group.whole_axes + 1 : 1});
+      }
       first = i;
       if (i < members.size()) reach = End(members[i], axis);
     }
-    return std::nullopt;
   }
 
   Overlap Sweep(std::span<size_t> members) {

@@ -1,6 +1,7 @@
 #include "core/format/boxes.h"
 
 #include <gtest/gtest.h>
+#include <pthread.h>
 
 #include <numeric>
 
@@ -32,6 +33,39 @@ bool AnyTouch(const std::vector<Box>& boxes) {
     }
   }
   return false;
+}
+
+// Boxes of which only one at a time can be parted from the rest: a column, a row, a column ...
+std::vector<Box> NestedBoxes(size_t count) {
+  std::vector<Box> boxes;
+  uint64_t left = 0, top = 0;
+  for (size_t i = 0; i < count; ++i) {
+    bool column = i % 2 == 0;
+    Box box{{left, top}, {column ? 1 : count - left, column ? count - top : 1}};
+    (column ? left : top) += 1;
+    boxes.push_back(std::move(box));
+  }
+  return boxes;
+}
+
+TEST(FindOverlap, NeedsNoStackForBoxesThatPartOneByOne) {
+  constexpr size_t kStackBytes = 256 * 1024;
+  std::vector<Box> boxes = NestedBoxes(2500);
+  std::vector<const Box*> pointers = PointersTo(boxes);
+  std::optional<std::pair<size_t, size_t>> found;
+  auto look = [&] { found = FindOverlap(pointers); };
+  pthread_attr_t attributes;
+  ASSERT_EQ(pthread_attr_init(&attributes), 0);
+  ASSERT_EQ(pthread_attr_setstacksize(&attributes, kStackBytes), 0);
+  pthread_t thread;
+  auto run = [](void* work) -> void* {
+    (*static_cast<decltype(look)*>(work))();
+    return nullptr;
+  };
+  ASSERT_EQ(pthread_create(&thread, &attributes, run, &look), 0);
+  ASSERT_EQ(pthread_join(thread, nullptr), 0);
+  pthread_attr_destroy(&attributes);
+  EXPECT_FALSE(found.has_value());
 }
 
 TEST(FindOverlap, AgreesWithComparingAllPairs) {
