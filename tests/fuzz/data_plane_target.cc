@@ -111,8 +111,7 @@ class Peer {
   Task<void> SendSavedChunk(fuzz::Script& script) {
     auto content = lifecycle::MakeContent(1, 2, 4, 3 * kTestChunk);
     wire::FrameHeader header = HeaderOf(script, Opcode::kChunk);
-    uint64_t at = header.offset * kTestChunk;
-    if (at + kTestChunk > content.bytes.size()) at = 0;
+    uint64_t at = header.offset < 3 ? header.offset * kTestChunk : 0;
     ByteView payload = ByteView(content.bytes).subspan(at, kTestChunk);
     header.digest = DigestOf(payload);
     co_await Send(FrameOf(header, payload));
