@@ -22,6 +22,7 @@
 #include "core/async/sync.h"
 #include "core/base/check.h"
 #include "core/base/log.h"
+#include "core/base/random.h"
 #include "core/io/buffer_pool.h"
 #include "core/io/io.h"
 #include "core/io/transfer.h"
@@ -68,11 +69,34 @@ Task<void> MoveBlock(Io& io, FileId file, bool write, uint64_t offset, BufferPoo
   if (!status.ok()) failure = status;
 }
 
+// Bytes that no layer below can compress or leave out: random pages, each with its place in the file.
+void Stamp(MutableByteView block, uint64_t offset) {
+  for (size_t at = 0; at < block.size(); at += 4096) {
+    uint64_t place = offset + at;
+    std::memcpy(block.data() + at, &place, sizeof(place));
+  }
+}
+
+Task<Status> FillWithRandom(BufferPool& pool) {
+  Rng rng(1);
+  std::vector<BufferPool::Buffer> all;
+  for (size_t i = 0; i < kDepth; ++i) {
+    all.push_back(co_await pool.Acquire());
+    MutableByteView bytes = all.back().span();
+    for (size_t at = 0; at < bytes.size(); at += sizeof(uint64_t)) {
+      uint64_t value = rng.Next();
+      std::memcpy(bytes.data() + at, &value, sizeof(value));
+    }
+  }
+  co_return OkStatus();
+}
+
 Task<Status> MoveFile(Io& io, std::string path, uint64_t bytes, bool write) {
   REPRISE_CO_ASSIGN_STATUS(FileId file,
                            co_await io.Open(path, {.write = true, .create = true, .direct = true}));
   REPRISE_CO_ASSIGN_STATUS(auto pool, BufferPool::Create(io, {kBlockBytes, kDepth}));
   REPRISE_CO_ASSIGN_STATUS(uint64_t size, co_await io.Size(file));
+  REPRISE_CO_RETURN_IF_ERROR(co_await FillWithRandom(*pool));
   Status failure;
   // A new file is written once before it counts: extents must be written ones.
   for (int pass = size < bytes ? 0 : 1; pass < 2; ++pass) {
@@ -81,7 +105,7 @@ Task<Status> MoveFile(Io& io, std::string path, uint64_t bytes, bool write) {
     Gate gate(io.loop());
     for (uint64_t offset = 0; offset < bytes && failure.ok(); offset += kBlockBytes) {
       BufferPool::Buffer buffer = co_await pool->Acquire();
-      if (write || !measured) std::memset(buffer.data(), static_cast<int>(offset >> 22), 4096);
+      if (write || !measured) Stamp(buffer.span(), offset);
       io.loop().Spawn(MoveBlock(io, file, write || !measured, offset, std::move(buffer),
                                 gate.Enter(), failure));
     }
