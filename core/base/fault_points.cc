@@ -114,6 +114,8 @@ FaultPoints::Point FaultPoints::Begin(DiskOperation operation) {
     uint64_t number = ++of_kind_;
     bool hit = plan_.fail_on ? number >= plan_.fail_at : number == plan_.fail_at;
     if (hit) point.error = plan_.fail_errno;
+    // Once: a test must be able to tell a fault that was survived from one that never came.
+    if (number == plan_.fail_at) LogWarn("fault point hit: operation {} of its kind fails", number);
   }
   if (plan_.crash_at != 0 && !plan_.crash_after && point.number == plan_.crash_at) Die();
   return point;

@@ -57,7 +57,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100, help="of real daemons, at random moments")
     parser.add_argument("--kill-points", type=int, default=100000, help="I/O indices, at most")
-    parser.add_argument("--errors", type=int, default=600, help="failing operations, about")
+    parser.add_argument("--errors", type=int, default=1800, help="failing operations, about")
     parser.add_argument("--power-cuts", type=int, default=520, help="on ext4 and XFS together")
     parser.add_argument("--bit-flips", default="all", help="about so many, or all")
     parser.add_argument("--seed", type=int, default=1)

@@ -19,6 +19,17 @@ ci_release() {
   run_pytest release "" "${ALL_PYTEST[@]}"
 }
 
+# The real store broken in every way, for some minutes; `tools/dev crash` does it in full.
+ci_crash() {
+  local parts=(--kills 0 --kill-points 600 --errors 300 --power-cuts 200 --bit-flips 500000)
+  (
+    export_product_environment release
+    # shellcheck disable=SC2046
+    STAGE_REPEAT="tools/dev crash ${parts[*]}" counted_stage "crash" $(within_deadline) \
+      "$VENV/bin/python" tests/crash/crash_all.py "${parts[@]}"
+  ) || true
+}
+
 # ci_sanitizer PRESET LABELS
 ci_sanitizer() {
   counted_build "$1" || return 0
@@ -33,6 +44,7 @@ ci_fuzz() {
 run_ci() {
   ci_static
   ci_release
+  ci_crash
   # After the build, which generates the headers of the control API.
   STAGE_REPEAT="tools/dev tidy --headers" counted_stage "headers" python3 tools/tidy.py --headers || true
   ci_sanitizer asan '^(unit|conformance|golden|sim|fuzz)$'

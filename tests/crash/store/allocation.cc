@@ -1,5 +1,7 @@
 #include "tests/crash/store/allocation.h"
 
+#include <unistd.h>
+
 #include <atomic>
 #include <cstdlib>
 #include <new>
@@ -12,7 +14,11 @@ std::atomic<uint64_t> g_fail_at{0};
 
 void* Allocate(std::size_t size, std::size_t alignment) {
   uint64_t number = g_count.fetch_add(1, std::memory_order_relaxed) + 1;
-  if (number == g_fail_at.load(std::memory_order_relaxed)) return nullptr;
+  if (number == g_fail_at.load(std::memory_order_relaxed)) {
+    static constexpr char kSaid[] = "fault point hit: an allocation fails\n";
+    (void)!write(STDERR_FILENO, kSaid, sizeof(kSaid) - 1);
+    return nullptr;
+  }
   if (size == 0) size = 1;
   if (alignment <= __STDCPP_DEFAULT_NEW_ALIGNMENT__) return std::malloc(size);
   return std::aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);

@@ -1,7 +1,7 @@
 // crash_store: the store in a process that a test can break at will. What it promises goes to
 // standard output line by line (scenario.h); the exit code says how it went.
 //
-//   crash_store run --directory D --script LETTERS [--prewrite] [--mutate NAME]
+//   crash_store run --directory D --script LETTERS [--prewrite] [--slots N] [--mutate NAME]
 //                   [--fail-allocation N] [--show]
 //       Opens (or makes) the store, with --show says what it shows (as check does, then `shown`),
 //       starts a run of the job and does what the letters say; R closes the store and opens it
@@ -34,6 +34,7 @@ struct Arguments {
   std::string script = "s";
   std::string mutation;
   uint64_t fail_allocation = 0;
+  uint32_t slots = 16;
   bool prewrite = false;
   bool keep = false;
   bool show = false;
@@ -54,6 +55,7 @@ const std::map<std::string, void (*)(lifecycle::StoreOptions&)> kMutations = {
 lifecycle::StoreOptions OptionsOf(const Arguments& arguments) {
   lifecycle::StoreOptions options = SmallStore(arguments.directory);
   options.prewrite_segments = arguments.prewrite;
+  options.geometry.journal_slots = arguments.slots;
   if (!arguments.mutation.empty()) kMutations.at(arguments.mutation)(options);
   return options;
 }
@@ -150,6 +152,7 @@ int main(int argc, char** argv) {
   for (CLI::App* command : {run, check}) {
     command->add_option("--directory", arguments.directory, "Of the store")->required();
     command->add_option("--mutate", arguments.mutation, "Remove one barrier");
+    command->add_option("--slots", arguments.slots, "Of the journal of a store that is made");
     command->add_flag("--prewrite", arguments.prewrite, "Write segments with zeros ahead");
   }
   run->add_option("--script", arguments.script, "Letters: s d b P U R (scenario.h)");
