@@ -134,6 +134,10 @@ class Promises:
         self.hear(ended)
         if ended.said("begin") and not ended.said("committed"):
             found.append(Violation("stuck", f"no new save: {ended.error}"))
+        for line in ended.said("usage"):
+            if len(set(line[1:])) != 1:
+                text = "bytes taken, in the ledger, needed: " + ", ".join(line[1:])
+                found.append(Violation("leak", text))
         return found
 
     def _judge_pin(self, key, pinned):

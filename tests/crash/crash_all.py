@@ -14,7 +14,7 @@ import sys
 import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
-COUNTS = ("lost", "resurrected", "manual_repairs", "stuck", "crashes", "silent", "errors_injected",
+COUNTS = ("lost", "resurrected", "manual_repairs", "stuck", "leaks", "crashes", "silent", "errors_injected",
           "acknowledged", "kill_points", "kills", "bit_flips")
 
 

@@ -171,8 +171,9 @@ def document(trials, errors, counts, seconds):
             "stopped_by_errors": sum(t.stopped for t in errors),
             "acknowledged": sum(t.promises.oracle.acknowledged_commits for t in trials + errors),
             "lost": kinds["lost"] + kinds["wrong"] + kinds["behind"],
-            "resurrected": kinds["resurrected"], "manual_repairs": kinds["manual_repair"],
-            "stuck": kinds["stuck"], "crashes": kinds["crash"],
+            "resurrected": kinds["resurrected"],
+            "manual_repairs": kinds["manual_repair"],
+            "stuck": kinds["stuck"], "leaks": kinds["leak"], "crashes": kinds["crash"],
             "operations": {engine: counts[engine][0] for engine in counts},
             "allocations": {engine: counts[engine][1] for engine in counts},
             "seconds": seconds}

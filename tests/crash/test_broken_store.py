@@ -145,5 +145,11 @@ def test_the_judge_calls_a_store_that_does_not_open_a_manual_repair():
     assert kinds(promises(SAVED), code=3) == ["manual_repair"]
 
 
+def test_the_judge_misses_space_that_nobody_needs():
+    shown = ("visible 1 1 aa 0 ok", "latest 1 1")
+    assert kinds(promises(SAVED), *shown, "usage 4096 4096 4096") == []
+    assert kinds(promises(SAVED), *shown, "usage 8192 4096 4096") == ["leak"]
+
+
 def test_a_line_that_was_cut_off_promises_nothing():
     assert complete_lines("begin 1 1 0\ncommitted 1") == ["begin 1 1 0"]

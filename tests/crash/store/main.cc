@@ -9,7 +9,8 @@
 //       Exit 3: the store does not open, or stopped itself; the reason is in an `error` line.
 //   crash_store check --directory D [--keep]
 //       Opens the store and says what it shows: `visible E S ROOT PINNED ok|REASON` each,
-//       `latest E S|none`, `repair TEXT` each. Then, unless --keep, saves once more and closes.
+//       `latest E S|none`, `repair TEXT` each. Then, unless --keep, saves once more (deleting
+//       something if the store is full) and says `usage TAKEN LEDGER NEEDED` in bytes.
 //
 // REPRISE_IO chooses the engine, REPRISE_CRASH_AT_IO and REPRISE_FAIL_AT_IO break it
 // (core/base/fault_points.h).
@@ -120,6 +121,29 @@ int RunScenario(const Arguments& arguments) {
   return 0;
 }
 
+// Space that is taken, that the ledger knows, and that the checkpoints need: all the same when
+// nothing is going on.
+void SayUsage(RealStore& host) {
+  const lifecycle::StoreState& state = host.store().state();
+  uint64_t live = 0;
+  for (const format::Run& run : state.LiveRuns()) live += run.length;
+  uint64_t needed = 0;
+  for (const auto& [id, job] : state.jobs()) {
+    for (const auto& [key, row] : job.checkpoints) needed += state.StoredBytes(row);
+  }
+  for (const auto& [key, row] : state.Rows()) needed += key.starts_with('l') ? 4096 : 0;
+  Say("usage {} {} {}", host.store().usage().used_bytes, live, needed);
+}
+
+// A store that is full takes a save again when something is deleted.
+bool SaveOnceMore(Scenario& scenario) {
+  for (char operation : {'s', 'U', 'd', 'd', 's'}) {
+    if (!scenario.Do(operation)) return false;
+    if (operation == 's' && scenario.saved()) return true;
+  }
+  return true;
+}
+
 int Check(const Arguments& arguments) {
   RealStore host;
   if (Status opened = host.Open(OptionsOf(arguments)); !opened.ok()) return Stopped(opened);
@@ -128,9 +152,10 @@ int Check(const Arguments& arguments) {
   if (!arguments.keep) {
     Scenario scenario(host);
     if (Status begun = scenario.Begin(); !begun.ok()) return Stopped(begun, &scenario);
-    if (!scenario.Do('s')) {
+    if (!SaveOnceMore(scenario)) {
       return Stopped({Code::kUnavailable, "the store has failed"}, &scenario);
     }
+    SayUsage(host);
     scenario.End();
   }
   if (host.is_open()) host.Close();

@@ -45,6 +45,11 @@ class Scenario {
   // One letter each: s save, d delete the oldest that can go, b both at once, P pin the oldest,
   // U unpin all. False when the store has failed and must be restarted.
   bool Do(char operation);
+  // The last save was committed.
+  bool saved() const {
+    auto last = ended_.find({answer_.epoch, step_});
+    return last != ended_.end() && last->second;
+  }
   // Closes the store, which ends the listening too.
   void End();
 
