@@ -20,8 +20,9 @@ void Loop::DestroyAll() {
   // Frames may hold objects whose destructors schedule or cancel; they must find sane containers.
   while (!roots_.empty()) {
     Root root(nullptr);
-    std::swap(root.frame, roots_.front().frame);
-    roots_.pop_front();
+    // The youngest first: what a frame spawned may refer to what the frame owns.
+    std::swap(root.frame, roots_.back().frame);
+    roots_.pop_back();
   }
   ready_.clear();
 }

@@ -215,8 +215,11 @@ int64_t SimDisk::Allocate(InodeId inode, uint64_t offset, uint64_t length) {
   uint64_t last = CeilDiv(offset + length, kSimCellBytes);
   uint64_t missing = MissingCells(Get(inode), first, last);
   ++counters_.allocates;
-  if (Hit(counters_.allocates, faults.fail_allocate_at, 0) ||
-      missing * kSimCellBytes > FreeBytes()) {
+  if (Hit(counters_.allocates, faults.fail_allocate_at, 0, &SimDiskCounters::refused_space)) {
+    return -ENOSPC;
+  }
+  if (missing * kSimCellBytes > FreeBytes()) {
+    ++counters_.refused_space;
     return -ENOSPC;
   }
   Inode& target = Mutable(inode);
@@ -255,15 +258,19 @@ int64_t SimDisk::Truncate(InodeId inode, uint64_t size) {
 // --- data ---
 
 // True when a fault fires for the operation that is the `count`-th of its kind.
-bool SimDisk::Hit(uint64_t count, uint64_t at, uint32_t ppm) {
+bool SimDisk::Hit(uint64_t count, uint64_t at, uint32_t ppm, uint64_t SimDiskCounters::* kind) {
   bool hit = at != 0 && (faults.persistent ? count >= at : count == at);
   if (!hit && ppm != 0) hit = rng_.Chance(ppm, 1'000'000);
-  if (hit) ++counters_.faults_injected;
+  if (hit) {
+    ++counters_.faults_injected;
+    ++(counters_.*kind);
+  }
   return hit;
 }
 
 Nanos SimDisk::DrawLatency() {
   Nanos span = faults.latency_max - faults.latency_min;
+  if (Hit(0, 0, faults.slow_ppm, &SimDiskCounters::slow)) span += faults.slow_max;
   if (span <= Nanos{0}) return faults.latency_min;
   return faults.latency_min + Nanos{rng_.Below(static_cast<uint64_t>(span.count()) + 1)};
 }
@@ -299,13 +306,21 @@ int64_t SimDisk::PlanWrite(InodeId inode, uint64_t offset, ByteView data,
   uint64_t missing = data.empty() ? 0 : MissingCells(Get(inode), first, last);
   if (missing > 0) {
     ++counters_.growths;
-    if (Hit(counters_.growths, faults.fail_growth_at, 0)) return -ENOSPC;
-    if (missing * kSimCellBytes > FreeBytes()) return -ENOSPC;
+    if (Hit(counters_.growths, faults.fail_growth_at, 0, &SimDiskCounters::refused_space)) {
+      return -ENOSPC;
+    }
+    if (missing * kSimCellBytes > FreeBytes()) {
+      ++counters_.refused_space;
+      return -ENOSPC;
+    }
     MarkAllocated(Mutable(inode), first, last);
   }
-  if (Hit(counters_.writes, faults.fail_write_at, faults.write_error_ppm)) return -EIO;
+  if (Hit(counters_.writes, faults.fail_write_at, faults.write_error_ppm,
+          &SimDiskCounters::write_errors)) {
+    return -EIO;
+  }
   uint64_t unit = options.direct ? limits::kIoAlignment : 1;
-  if (data.size() > unit && Hit(0, 0, faults.short_ppm)) {
+  if (data.size() > unit && Hit(0, 0, faults.short_ppm, &SimDiskCounters::short_transfers)) {
     size = static_cast<int64_t>((1 + rng_.Below(data.size() / unit - 1)) * unit);
   }
   return size;
@@ -314,8 +329,8 @@ int64_t SimDisk::PlanWrite(InodeId inode, uint64_t offset, ByteView data,
 uint64_t SimDisk::BeginWrite(InodeId inode, uint64_t offset, ByteView data,
                              const OpenOptions& options) {
   int64_t planned = PlanWrite(inode, offset, data, options);
-  bool misdirected =
-      planned > 0 && Hit(counters_.writes, faults.misdirect_at, faults.misdirect_ppm);
+  bool misdirected = planned > 0 && Hit(counters_.writes, faults.misdirect_at, faults.misdirect_ppm,
+                                        &SimDiskCounters::misdirected);
   uint64_t token = next_token_++;
   writes_.emplace(
       token, WriteInFlight{inode, offset, std::make_shared<const Bytes>(data.begin(), data.end()),
@@ -384,7 +399,9 @@ void SimDisk::ApplyFailedWrite(InodeId inode, uint64_t offset, ByteView data) {
 
 uint64_t SimDisk::BeginFlush(InodeId inode) {
   ++counters_.flushes;
-  int64_t planned = Hit(counters_.flushes, faults.fail_flush_at, faults.flush_error_ppm) ? -EIO : 0;
+  bool fails = Hit(counters_.flushes, faults.fail_flush_at, faults.flush_error_ppm,
+                   &SimDiskCounters::flush_errors);
+  int64_t planned = fails ? -EIO : 0;
   uint64_t token = next_token_++;
   flushes_.emplace(token, FlushInFlight{inode, order_, planned});
   if (hook_) Emit({SimEventKind::kFlushSubmit, PathOf(inode)});
@@ -452,15 +469,19 @@ int64_t SimDisk::Read(InodeId inode, uint64_t offset, MutableByteView buffer,
         IsAligned(reinterpret_cast<uintptr_t>(buffer.data()), limits::kIoAlignment))) {
     return -EINVAL;
   }
-  if (Hit(counters_.reads, faults.fail_read_at, faults.read_error_ppm)) return -EIO;
+  if (Hit(counters_.reads, faults.fail_read_at, faults.read_error_ppm,
+          &SimDiskCounters::read_errors)) {
+    return -EIO;
+  }
   uint64_t end = Get(inode).size();
   if (offset >= end) return 0;
   uint64_t size = std::min<uint64_t>(buffer.size(), end - offset);
   uint64_t unit = options.direct ? limits::kIoAlignment : 1;
-  if (size > unit && Hit(0, 0, faults.short_ppm)) {
+  if (size > unit && Hit(0, 0, faults.short_ppm, &SimDiskCounters::short_transfers)) {
     size = (1 + rng_.Below(size / unit - 1 + (size % unit != 0))) * unit;
   }
-  bool stale = Hit(counters_.reads, faults.stale_read_at, faults.stale_read_ppm);
+  bool stale = Hit(counters_.reads, faults.stale_read_at, faults.stale_read_ppm,
+                   &SimDiskCounters::stale_reads);
   ForEachCell(offset, size, [&](uint64_t cell) {
     SimCell content = ReadCell(inode, cell, stale);
     uint64_t begin = cell * kSimCellBytes;

@@ -102,6 +102,8 @@ struct SimDiskFaults {
   uint64_t misdirect_at = 0;      // n-th write lands elsewhere in its file and reports success
   uint64_t stale_read_at = 0;     // n-th read returns what was there before the last write
   bool persistent = false;        // "at n" becomes "from n on"
+  uint32_t slow_ppm = 0;          // operations that take up to slow_max more
+  Nanos slow_max = std::chrono::milliseconds(50);
   uint32_t read_error_ppm = 0;
   uint32_t write_error_ppm = 0;
   uint32_t flush_error_ppm = 0;
@@ -120,7 +122,15 @@ struct SimDiskCounters {
   uint64_t allocates = 0;
   uint64_t growths = 0;  // writes into unallocated space
   uint64_t directory_syncs = 0;
-  uint64_t faults_injected = 0;
+  uint64_t faults_injected = 0;  // of all kinds
+  uint64_t short_transfers = 0;
+  uint64_t read_errors = 0;
+  uint64_t write_errors = 0;
+  uint64_t flush_errors = 0;
+  uint64_t refused_space = 0;  // ENOSPC, injected or for want of capacity
+  uint64_t misdirected = 0;
+  uint64_t stale_reads = 0;
+  uint64_t slow = 0;
 };
 
 class SimDisk {
@@ -241,7 +251,7 @@ class SimDisk {
   const Inode& Get(InodeId inode) const { return *inodes_.at(inode); }
   void SetEntry(const std::string& path, Node node);
   void SetSize(Inode& inode, uint64_t size);
-  bool Hit(uint64_t count, uint64_t at, uint32_t ppm);
+  bool Hit(uint64_t count, uint64_t at, uint32_t ppm, uint64_t SimDiskCounters::* kind);
   int64_t PlanWrite(InodeId inode, uint64_t offset, ByteView data, const OpenOptions& options);
   void ApplyWrite(InodeId inode, uint64_t offset, ByteView data, bool dsync, bool doomed);
   uint64_t MissingCells(const Inode& inode, uint64_t first, uint64_t last) const;

@@ -237,7 +237,9 @@ void SimDisk::SettleInFlight(const SimChooser& chooser) {
     undecided.newest = 1;
     SimOutcome outcome = chooser(undecided);
     size_t kept = outcome.newer == 0 ? 0 : write.data->size();
-    if (kept > 0 && outcome.newer_sectors < kSimSectorsPerCell) kept = AlignUp(kept / 2, 512);
+    if (kept > 0 && outcome.newer_sectors < kSimSectorsPerCell) {
+      kept = std::min<size_t>(kept, AlignUp(kept / 2, kSimSectorBytes));
+    }
     if (kept > 0) {
       ApplyWrite(write.inode, write.offset, ByteView(*write.data).first(kept), false, false);
     }

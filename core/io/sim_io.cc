@@ -286,12 +286,16 @@ Result<PeerCredentials> SimIo::Credentials(SocketId socket) {
   if (!world_.net().Has(*this, socket.value) || !world_.net().IsUnix(socket.value)) {
     return Fail(Code::kInvalidArgument, "SO_PEERCRED: not a Unix socket");
   }
-  return PeerCredentials{static_cast<pid_t>(owner_), 1000, 1000};
+  return PeerCredentials{static_cast<pid_t>(world_.net().PeerProcess(socket.value)), 1000, 1000};
 }
 
-void SimIo::Shutdown(SocketId socket) { world_.net().Shutdown(socket.value); }
+void SimIo::Shutdown(SocketId socket) {
+  if (!crashed_) world_.net().Shutdown(socket.value);
+}
 
-void SimIo::CloseSocket(SocketId socket) { world_.net().Close(socket.value); }
+void SimIo::CloseSocket(SocketId socket) {
+  if (!crashed_) world_.net().Close(socket.value);
+}
 
 uint64_t SimIo::RegisterBuffers(std::vector<MutableByteView> regions) {
   uint64_t total = 0;

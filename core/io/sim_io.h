@@ -28,10 +28,13 @@ class SimIo final : public Io {
   ~SimIo() override;
 
   // The host dies now: requests in flight are forgotten and never resume. The caller then destroys
-  // the coroutines (Loop::DestroyAll); nothing but the destructor may be called on this object.
+  // the coroutines (Loop::DestroyAll); nothing but the destructor may be called on this object, and
+  // Shutdown and CloseSocket by destructors: they do nothing then.
   void CrashHost(SimCrash crash = SimCrash::kPowerLoss);
 
   const std::string& host() const { return host_; }
+  // Names this life of the process; what Credentials() calls its pid.
+  uint64_t process() const { return owner_; }
   SimDisk& disk() { return disk_; }
   // Requests and metadata calls in flight.
   size_t in_flight() const;
@@ -54,7 +57,7 @@ class SimIo final : public Io {
   Task<Result<SocketId>> Listen(std::string address) override;
   Task<Result<SocketId>> Connect(std::string address, TimePoint deadline) override;
   Result<std::string> LocalAddress(SocketId socket) override;
-  // A process id per SimIo, user and group 1000.
+  // The peer's process(), user and group 1000.
   Result<PeerCredentials> Credentials(SocketId socket) override;
   void Shutdown(SocketId socket) override;
   void CloseSocket(SocketId socket) override;

@@ -1,5 +1,8 @@
 #include "core/io/sim_net.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -12,9 +15,13 @@
 
 namespace reprise {
 
+SimNet::PassedFd::~PassedFd() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
 // --- hosts and partitions ---
 
-bool SimNet::Blocked(const std::string& from, const std::string& to) const {
+bool SimNet::Blocks(const std::string& from, const std::string& to) const {
   if (from == to) return false;
   return blocked_.contains({from, to}) || blocked_.contains({from, "*"}) ||
          blocked_.contains({"*", to});
@@ -142,7 +149,7 @@ std::optional<Result<int>> SimNet::TryConnect(SimIo& io, const std::string& addr
   std::string key = Resolve(io, address, host);
   if (key.empty()) return Fail(Code::kInvalidArgument, "connect {}: not host:port", address);
   if (!hosts_.contains(host)) return Fail(Code::kUnavailable, "connect {}: no such host", address);
-  if (Blocked(io.host(), host) || Blocked(host, io.host()) || !IsUp(host)) return std::nullopt;
+  if (Blocks(io.host(), host) || Blocks(host, io.host()) || !IsUp(host)) return std::nullopt;
   auto listener = listeners_.find(key);
   if (listener == listeners_.end()) {
     return Fail(Code::kUnavailable, "connect {}: connection refused", address);
@@ -160,6 +167,8 @@ std::optional<Result<int>> SimNet::TryConnect(SimIo& io, const std::string& addr
   far.address = key.substr(host.size() + 1);
   int near_id = Add(std::move(near));
   int far_id = Add(std::move(far));
+  sockets_.at(near_id).peer_process = sockets_.at(far_id).owner->process();
+  sockets_.at(far_id).peer_process = io.process();
   sockets_.at(near_id).peer = far_id;
   sockets_.at(far_id).peer = near_id;
   world_.Trace(io.host(), "connect", static_cast<uint64_t>(near_id), static_cast<uint64_t>(far_id));
@@ -192,7 +201,9 @@ void SimNet::Submit(SimIo& io, IoRequest& request) {
     case IoOp::kAccept: socket->accepts.push_back(&request); return ServeAccepts(*socket);
     case IoOp::kRecv: socket->receives.push_back(&request); return ServeReceives(*socket);
     default:
-      if (request.pass_fd >= 0) return Finish(*socket, request, -EOPNOTSUPP);
+      if (request.pass_fd >= 0 && !IsUnix(request.handle)) {
+        return Finish(*socket, request, -EOPNOTSUPP);
+      }
       socket->sends.push_back(&request);
       return ServeSends(request.handle);
   }
@@ -223,12 +234,8 @@ void SimNet::ServeAccepts(Socket& socket) {
 void SimNet::ServeReceives(Socket& socket) {
   while (!socket.receives.empty()) {
     IoRequest* request = socket.receives.front();
-    size_t size = std::min(request->size, socket.inbound.size());
+    size_t size = TakeInbound(socket, *request);
     if (size > 0) {
-      if (faults.segment) size = 1 + world_.rng().Below(size);
-      std::memcpy(request->data, socket.inbound.data(), size);
-      socket.inbound.erase(socket.inbound.begin(),
-                           socket.inbound.begin() + static_cast<ptrdiff_t>(size));
     } else if (!socket.reset && !socket.peer_ended && !socket.ended && request->size > 0) {
       return;
     }
@@ -239,6 +246,26 @@ void SimNet::ServeReceives(Socket& socket) {
       ServeSends(socket.peer);
     }
   }
+}
+
+// Bytes up to the next descriptor, with the one that belongs to the first of them.
+size_t SimNet::TakeInbound(Socket& socket, IoRequest& request) {
+  size_t size = std::min(request.size, socket.inbound.size());
+  if (size == 0) return 0;
+  if (faults.segment) size = 1 + world_.rng().Below(size);
+  auto& descriptors = socket.descriptors;
+  if (!descriptors.empty() && descriptors.front().first == socket.received) {
+    if (request.want_fd) request.pass_fd = descriptors.front().second.Take();
+    descriptors.pop_front();
+  }
+  if (!descriptors.empty()) {
+    size = std::min<size_t>(size, descriptors.front().first - socket.received);
+  }
+  std::memcpy(request.data, socket.inbound.data(), size);
+  socket.inbound.erase(socket.inbound.begin(),
+                       socket.inbound.begin() + static_cast<ptrdiff_t>(size));
+  socket.received += size;
+  return size;
 }
 
 void SimNet::ServeSends(int id) {
@@ -256,8 +283,11 @@ void SimNet::ServeSends(int id) {
       world_.Trace(socket.host, "send", static_cast<uint64_t>(id), size, Crc32c(data));
       socket.unread += size;
       result = static_cast<int64_t>(size);
-      bool reset = faults.reset_ppm != 0 && world_.rng().Chance(faults.reset_ppm, 1'000'000);
-      if (size > 0) Push(id, {.data = std::move(data), .reset = reset});
+      bool reset = faults.reset_ppm != 0 && socket.host != socket.remote_host &&
+                   world_.rng().Chance(faults.reset_ppm, 1'000'000);
+      if (reset) ++resets_;
+      PassedFd passed(request->pass_fd < 0 ? -1 : ::fcntl(request->pass_fd, F_DUPFD_CLOEXEC, 3));
+      if (size > 0) Push(id, {.data = std::move(data), .fd = std::move(passed), .reset = reset});
     }
     socket.sends.pop_front();
     Finish(socket, *request, result);
@@ -272,6 +302,10 @@ void SimNet::Push(int id, Segment segment) {
   Nanos span = faults.latency_max - faults.latency_min;
   if (span > Nanos{0})
     latency += Nanos{world_.rng().Below(static_cast<uint64_t>(span.count()) + 1)};
+  if (faults.slow_ppm != 0 && world_.rng().Chance(faults.slow_ppm, 1'000'000)) {
+    ++slow_segments_;
+    latency += Nanos{world_.rng().Below(static_cast<uint64_t>(faults.slow_max.count()))};
+  }
   segment.when = std::max(world_.clock().Now() + latency, socket.last_segment);
   socket.last_segment = segment.when;
   socket.outgoing.push_back(std::move(segment));
@@ -281,7 +315,7 @@ void SimNet::Push(int id, Segment segment) {
 void SimNet::Pump(int id) {
   while (Socket* socket = Find(id)) {
     if (socket->outgoing.empty() || socket->outgoing.front().when > world_.clock().Now()) return;
-    if (Blocked(socket->host, socket->remote_host)) return;  // held until Heal
+    if (Blocks(socket->host, socket->remote_host)) return;  // held until Heal
     Segment segment = std::move(socket->outgoing.front());
     socket->outgoing.pop_front();
     Deliver(id, std::move(segment));
@@ -302,6 +336,10 @@ void SimNet::Deliver(int id, Segment segment) {
     ResetSocket(socket);
     ResetSocket(*peer);
     return;
+  }
+  if (segment.fd.valid()) {
+    uint64_t position = peer->received + peer->inbound.size();
+    peer->descriptors.emplace_back(position, std::move(segment.fd));
   }
   peer->inbound.insert(peer->inbound.end(), segment.data.begin(), segment.data.end());
   peer->peer_ended = peer->peer_ended || segment.fin;
@@ -324,6 +362,8 @@ bool SimNet::Has(SimIo& io, int socket) const {
 }
 
 std::string SimNet::LocalAddress(int socket) const { return sockets_.at(socket).address; }
+
+uint64_t SimNet::PeerProcess(int socket) const { return sockets_.at(socket).peer_process; }
 
 bool SimNet::IsUnix(int socket) const { return sockets_.at(socket).address.starts_with("unix:"); }
 

@@ -99,7 +99,7 @@ bool SimWorld::RunOtherLoops(Loop& caller, std::optional<TimePoint>& earliest) {
   bool busy = false;
   nested_ = true;
   for (Port& port : ports_) {
-    if (&port.loop == &caller) continue;
+    if (&port.loop == &caller || port.stopped) continue;
     port.deadline.reset();
     port.woken = false;
     if (port.loop.RunOnce(true)) {
@@ -109,7 +109,7 @@ bool SimWorld::RunOtherLoops(Loop& caller, std::optional<TimePoint>& earliest) {
     }
   }
   nested_ = false;
-  for (Port& port : ports_) busy = busy || port.woken;
+  for (Port& port : ports_) busy = busy || (port.woken && !port.stopped);
   return busy;
 }
 
@@ -123,6 +123,11 @@ void SimWorld::Poll(Loop& loop, std::optional<Nanos> timeout) {
   }
   bool busy = RunOtherLoops(loop, earliest) || timeout == Nanos{0};
   port.woken = false;
+  if (!at_trace_.empty() && at_trace_.begin()->first <= trace_count_) {
+    auto node = at_trace_.extract(at_trace_.begin());
+    node.mapped()();
+    return;
+  }
   TimePoint now = clock_.Now();
   if (!events_.empty()) {
     TimePoint next = events_.begin()->first.first;

@@ -73,6 +73,14 @@ class SimWorld {
   // Prints each traced event to stderr (a failing seed's timeline).
   void set_verbose(bool verbose) { verbose_ = verbose; }
 
+  // Calls `fire` between two events as soon as trace_count() has reached `count`: "at any event".
+  void AtTrace(uint64_t count, std::function<void()> fire) {
+    at_trace_.emplace(count, std::move(fire));
+  }
+  // A stopped loop (SIGSTOP of its process) runs nothing until it is let go; what completes
+  // meanwhile waits. Never the loop that drives the world.
+  void SetStopped(Loop& loop, bool stopped) { PortOf(loop).stopped = stopped; }
+
   // --- for SimIo and SimNet
   Owner NewOwner() { return ++last_owner_; }
   // Calls `fire` at `when` (in a Poll, never inline).
@@ -94,6 +102,7 @@ class SimWorld {
     Loop& loop;
     uint64_t users = 0;
     bool woken = false;
+    bool stopped = false;
     std::optional<TimePoint> deadline;  // of a turn run on behalf of another loop
   };
   struct Event {
@@ -110,6 +119,7 @@ class SimWorld {
   SimNet net_;
   std::map<std::string, SimDisk> disks_;
   std::map<std::pair<TimePoint, uint64_t>, Event> events_;
+  std::multimap<uint64_t, std::function<void()>> at_trace_;
   uint64_t next_event_ = 1;
   Owner last_owner_ = 0;
   uint64_t trace_hash_ = 0xcbf29ce484222325;

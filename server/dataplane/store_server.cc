@@ -70,7 +70,7 @@ Task<void> StoreServer::AcceptLoop([[maybe_unused]] Gate::Hold hold) {
 
 Task<void> StoreServer::Serve(SocketId socket, [[maybe_unused]] Gate::Hold hold) {
   ServerConnection connection(*this, socket);
-  connections_.insert(&connection);
+  connections_.push_back(&connection);
   if (!closing_) {
     Status status = co_await connection.Run();
     if (!status.ok()) {
@@ -78,7 +78,7 @@ Task<void> StoreServer::Serve(SocketId socket, [[maybe_unused]] Gate::Hold hold)
       LogWarn("data plane {}: {}", address_, status.message());
     }
   }
-  connections_.erase(&connection);
+  std::erase(connections_, &connection);
   metrics_.bytes_received += connection.bytes_received();
   metrics_.bytes_sent += connection.bytes_sent();
   changed_.Notify();

@@ -14,8 +14,8 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
-#include <set>
 #include <string>
+#include <vector>
 
 #include "core/async/sync.h"
 #include "core/io/buffer_pool.h"
@@ -87,10 +87,10 @@ class StoreServer {
   bool closing_ = false;
   std::unique_ptr<BufferPool> receive_buffers_;
   std::unique_ptr<BufferPool> send_buffers_;
-  StoreServerMetrics metrics_;  // without the bytes of open connections
-  std::set<ServerConnection*> connections_;
-  Notifier changed_;  // a connection ended, or closing began
-  Gate gate_;         // the accept loop and each connection
+  StoreServerMetrics metrics_;                  // without the bytes of open connections
+  std::vector<ServerConnection*> connections_;  // in the order in which they came
+  Notifier changed_;                            // a connection ended, or closing began
+  Gate gate_;                                   // the accept loop and each connection
 };
 
 }  // namespace reprise::dataplane

@@ -296,10 +296,7 @@ Task<Result<format::CommitEntry>> Committer::ReadCertificate(format::CommitEntry
 }
 
 Task<Status> Committer::EraseCertificate(format::CommitEntry commit) {
-  AlignedBuffer zeros(kCertificateBytes);
-  format::Run place = CertificateRun(commit);
-  REPRISE_CO_RETURN_IF_ERROR(co_await core_.tier.Write({place}, 0, zeros.view()));
-  co_return co_await core_.tier.Flush({place});
+  co_return co_await core_.tier.Erase(CertificateRun(commit));
 }
 
 // --- DELETE and MARK
@@ -313,7 +310,7 @@ void Committer::DropLease(const Id& job, const CheckpointKey& key) {
 Status Committer::CheckDeletable(const Id& job_id, const CheckpointKey& key) const {
   const CheckpointRow* row = core_.state.FindCheckpoint(job_id, key);
   if (row == nullptr) return FailStatus(Code::kNotFound, "{} is not committed", NameOf(key));
-  if (row->pinned) {
+  if (row->pinned && !core_.mutations.delete_ignores_pin) {
     return FailStatus(Code::kFailedPrecondition, "{} is pinned ({}): unpin it first", NameOf(key),
                       row->pin_reason);
   }
@@ -332,6 +329,7 @@ Status Committer::CheckDeletable(const Id& job_id, const CheckpointKey& key) con
   }
   // Last good one: intact, on the lineage, and no other intact one of its level or above.
   if (row->mark != format::Mark::kIntact || !core_.state.OnLineage(job, key)) return OkStatus();
+  if (core_.mutations.delete_ignores_last_good) return OkStatus();
   for (const CheckpointRow* other : core_.state.Lineage(job)) {
     bool good = other->mark == format::Mark::kIntact && other->commit.key != key;
     if (good && other->commit.level >= row->commit.level) return OkStatus();

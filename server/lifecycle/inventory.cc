@@ -21,7 +21,7 @@ Status Inventories::Report(InventoryReport report) {
     report.settle_token = inventory.report.settle_token;
   }
   inventory.report = std::move(report);
-  std::set<AttemptPtr> touched;
+  std::map<Id, AttemptPtr> touched;  // by id: what follows must not depend on addresses
   for (const InventoryItem& item : inventory.report.items) {
     if (item.shard.rank >= item.shard.world) continue;
     AttemptPtr attempt = attempts_.Revive(item.shard);
@@ -30,9 +30,9 @@ Status Inventories::Report(InventoryReport report) {
       continue;
     }
     attempt->begun.insert(item.shard.rank);
-    touched.insert(std::move(attempt));
+    touched[attempt->id] = attempt;
   }
-  for (const AttemptPtr& attempt : touched) AnnounceLocal(attempt);
+  for (const auto& [id, attempt] : touched) AnnounceLocal(attempt);
   core_.changed.Notify();
   return OkStatus();
 }

@@ -213,7 +213,18 @@ Task<Status> Recovery::OpenTier() {
   options.prewrite = options_.prewrite_segments;
   options.mutations = options_.tier_mutations;
   REPRISE_CO_ASSIGN_STATUS(parts_->tier, co_await tier::NvmeTier::Open(io_, options));
-  co_return parts_->tier->Adopt(parts_->state.LiveRuns());
+  std::vector<format::Run> live = parts_->state.LiveRuns();
+  if (options_.mutations.forget_prepared) {
+    for (const auto& [id, attempt] : parts_->state.attempts()) {
+      if (attempt.committed) continue;
+      for (const auto& [rank, shard] : attempt.shards) {
+        std::erase_if(live, [&](const format::Run& run) {
+          return run == shard.manifest.run || std::ranges::count(shard.runs, run) > 0;
+        });
+      }
+    }
+  }
+  co_return parts_->tier->Adopt(std::move(live));
 }
 
 }  // namespace reprise::lifecycle

@@ -161,6 +161,10 @@ Task<Status> Settler::ChooseParent(Id job, format::ResumeEntry& resume) {
   }
   bool passing = false;  // a failure that a later try may not meet
   for (const CheckpointRow& row : candidates) {
+    if (core_.mutations.resume_ignores_damage) {
+      resume.parent = row.commit.key;
+      co_return OkStatus();
+    }
     if (row.mark != format::Mark::kIntact) {
       AddSkipped(resume, row.commit.key,
                  fmt::format("{}: {}", MarkName(row.mark), row.mark_reason));

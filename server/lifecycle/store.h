@@ -60,6 +60,10 @@ struct Mutations {
   bool shards_keyed_by_step = false;  // shards of two attempts of one step may mix
   bool fence_at_first_save = false;   // fence raised when the new epoch first saves, not at grant
   bool resume_without_settle = false;
+  bool resume_ignores_damage = false;  // settle takes the newest checkpoint, marked or unreadable
+  bool delete_ignores_pin = false;
+  bool delete_ignores_last_good = false;
+  bool forget_prepared = false;  // recovery takes the extents of PREPARED shards for free space
 };
 
 struct StoreOptions {

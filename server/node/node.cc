@@ -42,12 +42,13 @@ class NodeImpl final : public Node {
 
 Task<Status> NodeImpl::Open() {
   const NodeOptions& options = context_.options;
-  REPRISE_CO_ASSIGN_STATUS(slab_,
-                           co_await Slab::Open(context_.io, context_.rng,
-                                               {options.slab_directory, options.slab_bytes_max}));
+  REPRISE_CO_ASSIGN_STATUS(
+      slab_, co_await Slab::Open(context_.io, context_.rng,
+                                 {options.slab_directory, options.slab_bytes_max, options.machine,
+                                  options.slab_mutations}));
   context_.node = slab_->node_id();
   context_.incarnation = context_.rng.NewId();
-  REPRISE_CO_ASSIGN_STATUS(pids_, PidWatch::Create(context_.loop));
+  REPRISE_CO_ASSIGN_STATUS(pids_, options.machine->WatchProcesses(context_.loop));
   membership_ = std::make_unique<Membership>(
       context_, "unix:" + options.socket_path, [this] { return slab_->Inventory(); },
       [this](const lifecycle::NodeEvent& event) { OnEvent(event); });

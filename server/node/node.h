@@ -17,6 +17,8 @@
 #include "core/io/io.h"
 #include "server/dataplane/store_link.h"
 #include "server/lifecycle/coordinator_api.h"
+#include "server/node/machine.h"
+#include "server/node/slab_mutations.h"
 
 namespace reprise::node {
 
@@ -30,6 +32,8 @@ struct NodeOptions {
   Nanos upload_retry_max = std::chrono::minutes(10);  // how long a sealed shard is retried
   // One long poll for events; also about how long Close may wait for a call under way.
   Nanos poll_slice = std::chrono::seconds(2);
+  SlabMutations slab_mutations;          // test only
+  Machine* machine = &Machine::Local();  // shared memory and processes; another in the simulator
   Nanos idle_exit{0};  // embedded mode: exit this long after the last client (0: never)
 };
 

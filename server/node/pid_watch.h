@@ -1,8 +1,9 @@
 // PidWatch: tells when a process ends, at once, even while its children hold its sockets open.
 //
-// The adapter around pidfd and epoll, and the only place of the node role with a thread: the thread
-// sleeps in epoll_wait over pidfds and posts each death to the loop. Where the process cannot be
-// seen (another pid namespace, an old kernel) Watch says so and the caller relies on end-of-file.
+// Create makes the one around pidfd and epoll, the only place of the node role with a thread: the
+// thread sleeps in epoll_wait over pidfds and posts each death to the loop. Where the process cannot
+// be seen (another pid namespace, an old kernel) Watch says so and the caller relies on end-of-file.
+// The simulator has another one (machine.h).
 //
 // Thread rule: all methods on the loop's thread; callbacks run on the loop, never inline. The
 // destructor joins the thread; a callback posted before it is dropped.
@@ -12,13 +13,10 @@
 
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
-#include <thread>
 
 #include "core/async/loop.h"
 #include "reprise/status.h"
-#include "server/node/slab_mapping.h"
 
 namespace reprise::node {
 
@@ -27,33 +25,13 @@ class PidWatch {
   using WatchId = uint64_t;
 
   static Result<std::unique_ptr<PidWatch>> Create(Loop& loop);
-  ~PidWatch();
-  PidWatch(const PidWatch&) = delete;
-  PidWatch& operator=(const PidWatch&) = delete;
+  virtual ~PidWatch() = default;
 
   // Calls `on_death` once when process `pid` has ended, unless Unwatch comes first. NOT_FOUND: no
   // such process (any more). UNIMPLEMENTED: it cannot be watched from here.
-  Result<WatchId> Watch(pid_t pid, std::function<void()> on_death);
+  virtual Result<WatchId> Watch(pid_t pid, std::function<void()> on_death) = 0;
   // No effect when it has fired already.
-  void Unwatch(WatchId id);
-
- private:
-  struct Entry {
-    OwnedFd pidfd;
-    std::function<void()> on_death;
-  };
-  explicit PidWatch(Loop& loop) : loop_(loop) {}
-  void ThreadMain();
-  void Fire(WatchId id);
-
-  Loop& loop_;
-  OwnedFd epoll_;
-  OwnedFd stop_;  // eventfd
-  std::map<WatchId, Entry> entries_;
-  WatchId next_id_ = 1;  // 0 is the eventfd
-  // Posted work finds out through this whether the watch is still there.
-  std::shared_ptr<PidWatch*> self_ = std::make_shared<PidWatch*>(this);
-  std::thread thread_;
+  virtual void Unwatch(WatchId id) = 0;
 };
 
 }  // namespace reprise::node

@@ -61,6 +61,7 @@ Save::Save(Loop& loop, uint64_t save_id, SaveSpec save_spec, std::shared_ptr<Slo
       slot(std::move(save_slot)),
       digests(format::ChunkCount(spec.length, spec.chunk_bytes)),
       changed(loop),
+      taken_(slot->takes()),
       is_ready_(digests.size()),
       is_hashed_(digests.size()),
       pieces_(spec.layout) {

@@ -74,6 +74,9 @@ class Save {
   bool all_hashed() const { return hashed_order.size() == chunk_count(); }
   bool has_attempt() const { return !spec.shard.attempt.IsZero(); }
   bool failed() const { return !failure.ok(); }
+  // Its slot is still its own: one that a newer commit made obsolete may have been given to a later
+  // save while this one waited for its end.
+  bool has_slot() const { return slot->takes() == taken_; }
   // Nothing more will happen to it.
   bool over() const { return failed() || committed; }
   // The manifest. Requires that all is hashed, pieces included, and the attempt is known.
@@ -93,7 +96,9 @@ class Save {
   uint64_t ready_count = 0;
   bool seal_requested = false;
   SlotUse sealing;  // from seal_requested to sealed: the slot stays although its process may go
+  SlotUse queued;  // from its place in the uploader's queue to its turn: the bytes are still needed
   std::shared_ptr<const format::ShardManifest> manifest;  // set: sealed in the slab
+  bool upload_asked = false;                              // again, by settle
   bool uploaded = false;                                  // sealed at the store
   bool committed = false;
   Status failure;
@@ -105,6 +110,7 @@ class Save {
       nullptr;  // whom `observer` speaks for: a connection takes back only its own
 
  private:
+  const uint64_t taken_;
   std::vector<bool> is_ready_;
   std::vector<bool> is_hashed_;
   uint64_t pieces_prefix_ = 0;  // chunks [0, this) went through pieces_

@@ -126,7 +126,7 @@ Task<void> SaveService::SealLocally(std::shared_ptr<Save> save) {
   // Ended meanwhile: whoever ended it has dealt with the slot, unless the seal came first.
   if (save->over()) {
     // Only an abort can have come first: nothing commits before it is sealed.
-    if (sealed.ok()) slab_.Discard(save->slot);
+    if (sealed.ok() && save->has_slot()) slab_.Discard(save->slot);
     co_return;
   }
   if (!sealed.ok()) {
@@ -194,7 +194,8 @@ void SaveService::Fail(const std::shared_ptr<Save>& save, Status why, bool annou
   LogWarn("step {} of {} failed: {}", save->spec.shard.key.step, save->spec.who, why.ToString());
   save->failure = why;
   saves_.erase(save->id);
-  slab_.Discard(save->slot);
+  save->queued = SlotUse();
+  if (save->has_slot() || slab_.mutations().discard_reused_slot) slab_.Discard(save->slot);
   save->Emit(wire::SavePhase::kFailed);
   Remember(*save);
   save->changed.Notify();
@@ -249,6 +250,8 @@ void SaveService::OnEvent(const lifecycle::NodeEvent& event) {
     case Kind::kLocalSealed:
       for (const std::shared_ptr<Save>& save : SavesOf(event)) {
         save->Emit(wire::SavePhase::kLocalAll);
+        save->upload_asked = true;
+        save->changed.Notify();
       }
       break;
     case Kind::kSettle: break;  // membership answers it
@@ -262,6 +265,7 @@ void SaveService::Wake() {
 void SaveService::OnCommitted(const lifecycle::NodeEvent& event) {
   for (const std::shared_ptr<Save>& save : SavesOf(event)) {
     save->committed = true;
+    save->queued = SlotUse();
     saves_.erase(save->id);
     save->Emit(wire::SavePhase::kCommitted);
     Remember(*save);

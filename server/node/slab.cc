@@ -94,8 +94,6 @@ void Slot::WriteHeader() {
 Slab::Slab(Io& io, Rng& rng, SlabOptions options)
     : io_(io), rng_(rng), options_(std::move(options)), gate_(io.loop()) {}
 
-Slab::~Slab() { REPRISE_CHECK(!lock_.valid(), "Slab destroyed without Close"); }
-
 Task<Result<std::unique_ptr<Slab>>> Slab::Open(Io& io, Rng& rng, SlabOptions options) {
   auto slab = std::unique_ptr<Slab>(new Slab(io, rng, std::move(options)));
   const std::string& directory = slab->options_.directory;
@@ -170,7 +168,8 @@ Task<Status> Slab::Adopt() {
 }
 
 Task<Status> Slab::AdoptOne(std::string name) {
-  REPRISE_CO_ASSIGN_STATUS(SlabMapping mapping, SlabMapping::Map(PathOf(name), kSlotDataOffset));
+  REPRISE_CO_ASSIGN_STATUS(SlabMapping mapping,
+                           options_.machine->Map(PathOf(name), kSlotDataOffset));
   REPRISE_CO_ASSIGN_STATUS(SlotHeader header,
                            DecodeSlotHeader(mapping.bytes().first(kSlotHeaderBytes)));
   if (header.state != SlotState::kSealed) {
@@ -246,7 +245,7 @@ Task<Result<std::shared_ptr<Slot>>> Slab::MakeSlot(GrantRequest request, uint32_
   Status made = co_await AllocateFile(io_, path, kSlotDataOffset, request.slot_bytes,
                                       EncodeSlotHeader(slot->header_));
   if (made.ok()) {
-    Result<SlabMapping> mapping = SlabMapping::Map(path, kSlotDataOffset + request.slot_bytes);
+    Result<SlabMapping> mapping = options_.machine->Map(path, kSlotDataOffset + request.slot_bytes);
     made = StatusOf(mapping);
     if (made.ok()) slot->mapping_ = std::move(*mapping);
   }
@@ -273,7 +272,7 @@ Task<Result<Slab::Scratch>> Slab::GrantScratch(uint64_t bytes, std::string purpo
   std::string name = rng_.NewId().ToHex() + std::string(kScratchSuffix);
   Status made = co_await AllocateFile(io_, PathOf(name), 0, bytes, {});
   if (made.ok()) {
-    Result<SlabMapping> mapping = SlabMapping::Map(PathOf(name), bytes);
+    Result<SlabMapping> mapping = options_.machine->Map(PathOf(name), bytes);
     made = StatusOf(mapping);
     if (made.ok()) scratch.mapping = std::move(*mapping);
   }
@@ -310,7 +309,8 @@ Result<std::shared_ptr<Slot>> Slab::Take(const Id& owner, const format::ShardIde
   bool all_uncommitted = true;
   for (const std::shared_ptr<Slot>& slot : slots_) {
     if (slot->owner_ != owner) continue;
-    if (slot->uses_ == 0 && (slot->state() == SlotState::kFree || IsSuperseded(*slot))) {
+    if (slot->uses_ == 0 && (slot->state() == SlotState::kFree || IsSuperseded(*slot) ||
+                             options_.mutations.reuse_uncommitted)) {
       // A free slot first; else the one with the oldest content.
       bool better =
           best == nullptr ||
@@ -333,6 +333,7 @@ Result<std::shared_ptr<Slot>> Slab::Take(const Id& owner, const format::ShardIde
                                 : "no slot can be reused before the newer snapshot is committed",
                 contents);
   }
+  ++best->takes_;
   best->header_.identity = shard;
   best->header_.state = SlotState::kFilling;
   best->header_.committed = false;
@@ -352,8 +353,10 @@ Task<Status> Slab::Seal(std::shared_ptr<Slot> slot,
   Bytes companion = EncodeSlotMeta(*manifest, *layout);
   uint64_t meta_bytes = companion.size();
   Digest meta_digest = DigestOf(companion);
-  REPRISE_CO_RETURN_IF_ERROR(
-      co_await WriteWholeFile(io_, PathOf(MetaName(slot->name_)), std::move(companion)));
+  if (!options_.mutations.skip_companion) {
+    REPRISE_CO_RETURN_IF_ERROR(
+        co_await WriteWholeFile(io_, PathOf(MetaName(slot->name_)), std::move(companion)));
+  }
   // Discarded, or its process died, while the companion was being written.
   if (slot->removed_ || slot->state() != SlotState::kFilling) {
     if (slot->removed_) RemoveFile(MetaName(slot->name_));

@@ -12,7 +12,8 @@
 // After a restart of the daemon, Open adopts every sealed slot whose header and companion are
 // intact, as released; all else in the directory that is ours is removed.
 //
-// Thread rule: the loop of `io`. Nothing blocks but what is a Task. Close before destruction.
+// Thread rule: the loop of `io`. Nothing blocks but what is a Task. Close before destruction, unless the
+// Io has dropped everything (a simulated crash).
 #pragma once
 
 #include <cstdint>
@@ -25,7 +26,9 @@
 #include "core/base/random.h"
 #include "core/io/io.h"
 #include "server/lifecycle/coordinator_api.h"
+#include "server/node/machine.h"
 #include "server/node/slab_mapping.h"
+#include "server/node/slab_mutations.h"
 #include "server/node/slot_format.h"
 
 namespace reprise::node {
@@ -71,6 +74,8 @@ class Slot {
   ByteView Chunk(uint64_t index) const;
   // True when this slot still holds that very shard, sealed and not quarantined.
   bool Holds(const Id& attempt, uint32_t rank) const;
+  // How often it was handed out: tells whether it is still the one that somebody took.
+  uint64_t takes() const { return takes_; }
 
  private:
   friend class Slab;
@@ -87,6 +92,7 @@ class Slot {
   bool quarantined_ = false;
   bool removed_ = false;
   uint32_t uses_ = 0;
+  uint64_t takes_ = 0;
 };
 
 // Keeps a slot from being handed out for the next shard while an upload or a seal works on it.
@@ -110,6 +116,8 @@ class SlotUse {
 struct SlabOptions {
   std::string directory;   // made when missing (its parent must exist)
   uint64_t bytes_max = 0;  // 0: half of what the file system has free
+  Machine* machine = &Machine::Local();
+  SlabMutations mutations;
 };
 
 struct GrantRequest {
@@ -124,7 +132,6 @@ class Slab {
  public:
   // Locks the directory (FAILED_PRECONDITION: another daemon holds it) and adopts what is intact.
   static Task<Result<std::unique_ptr<Slab>>> Open(Io& io, Rng& rng, SlabOptions options);
-  ~Slab();
   // Waits for files that are being removed, and unlocks. Sealed slots stay on disk for the next
   // daemon.
   Task<void> Close();
@@ -163,6 +170,7 @@ class Slab {
   std::vector<lifecycle::InventoryItem> Inventory() const;
   const std::vector<std::shared_ptr<Slot>>& slots() const { return slots_; }
 
+  const SlabMutations& mutations() const { return options_.mutations; }
   uint64_t used_bytes() const { return *used_; }
   uint64_t budget_bytes() const { return budget_bytes_; }
   const std::string& directory() const { return options_.directory; }

@@ -42,9 +42,14 @@ SlabMapping::~SlabMapping() {
 }
 
 Result<SlabMapping> SlabMapping::Map(const std::string& path, uint64_t bytes_min) {
+  OwnedFd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+  if (!fd.valid()) return Error(StatusFromErrno(errno, "open " + path));
+  return MapOpen(std::move(fd), path, bytes_min);
+}
+
+Result<SlabMapping> SlabMapping::MapOpen(OwnedFd fd, const std::string& path, uint64_t bytes_min) {
   SlabMapping mapping;
-  mapping.fd_ = OwnedFd(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
-  if (!mapping.fd_.valid()) return Error(StatusFromErrno(errno, "open " + path));
+  mapping.fd_ = std::move(fd);
   struct stat info{};
   if (::fstat(mapping.fd_.get(), &info) != 0) return Error(StatusFromErrno(errno, "stat " + path));
   auto size = static_cast<uint64_t>(info.st_size);

@@ -49,6 +49,8 @@ class SlabMapping {
   // Opens the existing file at `path` and maps all of it for reading and writing. DATA_LOSS when it
   // has fewer than `bytes_min` bytes: an access behind the end would be fatal.
   static Result<SlabMapping> Map(const std::string& path, uint64_t bytes_min);
+  // The same of an open file; `path` is for messages.
+  static Result<SlabMapping> MapOpen(OwnedFd fd, const std::string& path, uint64_t bytes_min);
 
   MutableByteView bytes() const { return {data_, size_}; }
   uint64_t size() const { return size_; }

@@ -1,6 +1,7 @@
 #include "server/node/uploader.h"
 
 #include <algorithm>
+#include <optional>
 #include <tuple>
 #include <utility>
 
@@ -9,6 +10,9 @@
 namespace reprise::node {
 namespace {
 
+// A sealed snapshot of a run that is over is kept this long for the next run's settle to adopt it; then
+// the verdict, which comes as an event, must have been missed.
+constexpr Nanos kSettlePatience = std::chrono::minutes(1);
 constexpr Nanos kRateWindow = std::chrono::milliseconds(250);
 // The trainer hears of progress this often over a shard.
 constexpr uint64_t kProgressParts = 16;
@@ -28,6 +32,7 @@ Uploader::Uploader(NodeContext& context, Slab& slab, OnFailure on_failure)
       rate_since_(context.loop.Now()) {}
 
 void Uploader::Enqueue(std::shared_ptr<Save> save) {
+  save->queued = SlotUse(save->slot);
   waiting_.push_back(std::move(save));
   Pump();
 }
@@ -46,7 +51,7 @@ void Uploader::Pump() {
 }
 
 Task<void> Uploader::Run(Uploader* uploader, std::shared_ptr<Save> save, Gate::Hold) {
-  SlotUse use(save->slot);
+  SlotUse use = std::exchange(save->queued, SlotUse());
   co_await uploader->UploadWithRetries(save);
   --uploader->active_;
   uploader->Pump();
@@ -60,8 +65,10 @@ Task<bool> Uploader::WaitIdle(TimePoint deadline) {
 Task<void> Uploader::UploadWithRetries(std::shared_ptr<Save> save) {
   Backoff backoff;
   TimePoint last_progress = context_.loop.Now();
+  std::optional<TimePoint> fenced_at;
   while (!context_.closing && !save->over()) {
     uint64_t sent_before = save->bytes_sent;
+    save->upload_asked = false;
     Status status = co_await UploadOnce(save);
     if (status.ok()) {
       save->uploaded = true;
@@ -76,11 +83,14 @@ Task<void> Uploader::UploadWithRetries(std::shared_ptr<Save> save) {
                                    save->spec.who));
       co_return;
     }
-    if (!IsTransient(status.code()) && status.code() != Code::kDataLoss) {
+    TimePoint now = context_.loop.Now();
+    bool waits_for_settle = status.code() == Code::kFenced && save->manifest != nullptr;
+    if (waits_for_settle && !fenced_at.has_value()) fenced_at = now;
+    waits_for_settle = waits_for_settle && now - *fenced_at < kSettlePatience;
+    if (!IsTransient(status.code()) && status.code() != Code::kDataLoss && !waits_for_settle) {
       on_failure_(save, status.Annotate(save->spec.who + ": upload"));
       co_return;
     }
-    TimePoint now = context_.loop.Now();
     if (save->bytes_sent > sent_before) {
       last_progress = now;
       backoff.Reset();
@@ -95,7 +105,8 @@ Task<void> Uploader::UploadWithRetries(std::shared_ptr<Save> save) {
     LogWarn("upload of step {} of {} is repeated in {} ms: {}", save->spec.shard.key.step,
             save->spec.who, std::chrono::duration_cast<std::chrono::milliseconds>(pause).count(),
             status.ToString());
-    co_await save->changed.WaitFor([&] { return save->over() || context_.closing; }, now + pause);
+    co_await save->changed.WaitFor(
+        [&] { return save->over() || context_.closing || save->upload_asked; }, now + pause);
   }
 }
 

@@ -2,8 +2,9 @@
 //
 // An upload may begin while the trainer still copies: it follows Save::hashed_order and waits for
 // more. A store that is away or slow only delays it: the upload is begun anew with the same
-// attempt, with growing pauses, until nothing has moved for `upload_retry_max`. FENCED, ABORTED and
-// RESOURCE_EXHAUSTED end it at once. When the store finds other bytes than were hashed, the slot is
+// attempt, with growing pauses, until nothing has moved for `upload_retry_max`. ABORTED and
+// RESOURCE_EXHAUSTED end it at once, FENCED too unless the shard is sealed here: the next run's settle
+// may adopt it, so that it waits to be asked again, or told that it is over. When the store finds other bytes than were hashed, the slot is
 // verified: if the slab is at fault it is quarantined, else the upload is repeated.
 //
 // Thread rule: the node's loop. Every coroutine is held by the context's gate.

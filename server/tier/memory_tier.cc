@@ -32,6 +32,11 @@ class MemoryTierImpl final : public Tier {
     return ReadPieces(CutIntoPieces(runs, position, buffer.size(), buffer.size()), buffer);
   }
   Task<Status> Flush(const std::vector<Run>&) override { return Done(); }
+  Task<Status> Erase(Run run) override {
+    AlignedBuffer zeros(run.length);
+    std::memset(zeros.data(), 0, zeros.size());
+    co_return co_await Write({run}, 0, zeros.view());
+  }
 
   TierUsage usage() const override {
     const ExtentAllocator::Options& geometry = allocator_.options();

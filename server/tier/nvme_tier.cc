@@ -18,6 +18,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstring>
 #include <functional>
 #include <optional>
 #include <set>
@@ -81,6 +82,7 @@ class NvmeTierImpl final : public Tier {
   Task<Status> Read(const std::vector<Run>& runs, uint64_t position,
                     MutableByteView buffer) override;
   Task<Status> Flush(const std::vector<Run>& runs) override;
+  Task<Status> Erase(Run run) override;
   TierUsage usage() const override;
   Task<void> Close() override;
 
@@ -495,6 +497,25 @@ Task<Status> NvmeTierImpl::FlushOnce(uint32_t index) {
       "segment {}: {}: nothing written since the last flush is safe; write it again "
       "elsewhere",
       PathOf(index), flushed.message());
+}
+
+// An overwritten block that a later flush covers is durable whatever failed before (F3 is about blocks
+// that were not written again).
+Task<Status> NvmeTierImpl::Erase(Run run) {
+  Segment& segment = segments_[run.segment];
+  if (segment.state == State::kMissing || !segment.file.valid()) co_return OkStatus();
+  BeginCall();
+  AlignedBuffer zeros(run.length);
+  std::memset(zeros.data(), 0, zeros.size());
+  Status status = co_await WriteFully(io_, segment.file, zeros.view(), run.offset);
+  if (status.ok() && !options_.mutations.skip_flush) {
+    status = co_await FlushFile(io_, segment.file);
+    // The device told its failure to us; those who wrote before must hear of it as well.
+    if (!status.ok()) segment.flush_failed = true;
+  }
+  if (!status.ok() && status.code() != Code::kResourceExhausted) MarkSuspect(run.segment, status);
+  EndCall();
+  co_return status.Annotate(PathOf(run.segment));
 }
 
 Task<void> NvmeTierImpl::Close() {

@@ -60,6 +60,10 @@ class Tier {
   // segments that was not durable before may be relied upon, and no later Flush changes that.
   virtual Task<Status> Flush(const std::vector<Run>& runs) = 0;
 
+  // Overwrites `run`, which lies in one segment, with zeros and makes that durable. Works in a segment
+  // that has failed, too, as long as the device takes it: OK speaks for these bytes only.
+  virtual Task<Status> Erase(format::Run run) = 0;
+
   virtual TierUsage usage() const = 0;
   // Waits for calls in progress, then ends background work (pre-writing). No call may follow.
   virtual Task<void> Close() = 0;

@@ -513,25 +513,21 @@ TEST_P(IoTest, ADescriptorTravelsOverAUnixSocket) {
     EXPECT_EQ(pwrite(memory, "content", 7, 0), 7);
     int64_t sent = co_await io.SendFd(pair.near, ViewOf("fd"), memory);
     uint8_t text[8];
-    if (test.is_simulated()) {
-      EXPECT_EQ(sent, -EOPNOTSUPP);
-    } else {
-      EXPECT_EQ(sent, 2);
-      auto receive = io.RecvFd(pair.far, text);
-      EXPECT_EQ(co_await receive, 2);
-      int passed = receive.passed_fd();
-      EXPECT_GE(passed, 0);
-      EXPECT_NE(passed, memory);
-      EXPECT_EQ(fcntl(passed, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
-      EXPECT_EQ(pread(passed, text, 7, 0), 7);
-      EXPECT_EQ(TextOf(ByteView(text, 7)), "content");
-      close(passed);
-      // The next message has none.
-      EXPECT_EQ(co_await io.Send(pair.near, ViewOf("no")), 2);
-      auto plain = io.RecvFd(pair.far, text);
-      EXPECT_EQ(co_await plain, 2);
-      EXPECT_EQ(plain.passed_fd(), -1);
-    }
+    EXPECT_EQ(sent, 2);
+    auto receive = io.RecvFd(pair.far, text);
+    EXPECT_EQ(co_await receive, 2);
+    int passed = receive.passed_fd();
+    EXPECT_GE(passed, 0);
+    EXPECT_NE(passed, memory);
+    EXPECT_EQ(fcntl(passed, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
+    EXPECT_EQ(pread(passed, text, 7, 0), 7);
+    EXPECT_EQ(TextOf(ByteView(text, 7)), "content");
+    close(passed);
+    // The next message has none.
+    EXPECT_EQ(co_await io.Send(pair.near, ViewOf("no")), 2);
+    auto plain = io.RecvFd(pair.far, text);
+    EXPECT_EQ(co_await plain, 2);
+    EXPECT_EQ(plain.passed_fd(), -1);
     close(memory);
     ClosePair(io, pair);
   }(*this, *io_));
