@@ -269,13 +269,25 @@ void RestoreService::RingFree(const wire::RingFree& message) {
   if (ring_ != nullptr) ring_->Free(message.ring_indices);
 }
 
+Status RestoreService::CheckRing() const {
+  if (ring_ == nullptr) {
+    return Status(Code::kFailedPrecondition, "no restore ring: send RING_ATTACH first");
+  }
+  // Made while the store was away, whose chunks turned out to be larger than what was assumed.
+  if (context_.chunk_bytes() > ring_->stride_bytes()) {
+    return FailStatus(
+        Code::kFailedPrecondition,
+        "the restore ring was made for chunks of {}, the store's have {}: connect again",
+        HumanBytes(ring_->stride_bytes()), HumanBytes(context_.chunk_bytes()));
+  }
+  return OkStatus();
+}
+
 Task<Status> RestoreService::Fetch(wire::Fetch message, uint64_t request, uint64_t stream) {
   REPRISE_CO_ASSIGN_STATUS(OpenPtr open, FindOpen(stream));
   Use use(*this, open);
   REPRISE_CO_ASSIGN_STATUS(const format::CheckpointShard* shard, ShardOf(*open, message.rank));
-  if (ring_ == nullptr) {
-    co_return Status(Code::kFailedPrecondition, "no restore ring: send RING_ATTACH first");
-  }
+  REPRISE_CO_RETURN_IF_ERROR(CheckRing());
   uint64_t chunks = format::ChunkCount(shard->length, context_.chunk_bytes());
   if (message.count > chunks || message.first > chunks - message.count) {
     co_return FailStatus(Code::kInvalidArgument, "chunks [{}, {} + {}) of rank {}, which has {}",
@@ -399,7 +411,7 @@ Task<Status> RestoreService::Corrupt(wire::Corrupt message, uint64_t request, ui
       inventory_changed_();
     }
   }
-  if (ring_ == nullptr) co_return Status(Code::kFailedPrecondition, "no restore ring to answer in");
+  REPRISE_CO_RETURN_IF_ERROR(CheckRing());
   FetchJob job{open, ring_, message.rank, shard->root, request, stream};
   // A chunk read straight from a slot has no buffer of the ring yet.
   std::vector<uint32_t> taken;

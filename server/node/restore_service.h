@@ -42,6 +42,7 @@ class RestoreRing {
   bool is_taken(uint32_t index) const { return index < taken_.size() && taken_[index]; }
   MutableByteView Buffer(uint32_t index) const;
   const SlabMapping& mapping() const { return scratch_.mapping; }
+  uint64_t stride_bytes() const { return stride_bytes_; }
   wire::RingInfo info() const { return {static_cast<uint32_t>(taken_.size()), stride_bytes_}; }
 
  private:
@@ -101,6 +102,8 @@ class RestoreService {
   // Counts a call that uses the checkpoint, so that ReadClose waits for it.
   class Use;
 
+  // That there is a ring, with room for the store's chunks.
+  Status CheckRing() const;
   Result<OpenPtr> FindOpen(uint64_t stream) const;
   Result<const format::CheckpointShard*> ShardOf(const OpenCheckpoint& open, uint32_t rank) const;
   // The slot with this very shard, or null.

@@ -165,7 +165,8 @@ class Caller {
     options.copy_threads = script_.Chance(250) ? 1 : script_.Byte() % 65;
     options.connect_timeout_s = Seconds();
     options.stall_budget_s = script_.Chance(230) ? 1 : Seconds();
-    Check(reprise_open(script_.Chance(2) ? nullptr : &options, &client_), reprise_error(client_));
+    reprise_code code = reprise_open(script_.Chance(2) ? nullptr : &options, &client_);
+    Check(code, reprise_error, client_);
     if (!script_.Chance(8)) Register();
   }
 
@@ -173,8 +174,8 @@ class Caller {
     switch (script_.Below(12)) {
       case 0:
       case 1: return Save();
-      case 2: return Check(reprise_save_wait_copied(AnySave(), Wait()), SaveError());
-      case 3: return Check(reprise_save_wait(AnySave(), Level(), Wait()), SaveError());
+      case 2:
+      case 3: return WaitForOne();
       case 4: return AbortOne();
       case 5: return GetState();
       case 6: return ReleaseOne();
@@ -187,7 +188,10 @@ class Caller {
   }
 
  private:
-  void Check(reprise_code code, const char* error) {
+  // Every code has a name, and every failure a text. Asked for after the call that returned `code`.
+  template <typename H>
+  void Check(reprise_code code, const char* (*error_of)(const H*), const H* handle) {
+    const char* error = error_of(handle);
     REPRISE_CHECK(std::string_view(reprise_code_name(code)) != "UNKNOWN_CODE");
     REPRISE_CHECK(error != nullptr && (code == 0 || error[0] != '\0'));
     REPRISE_CHECK(code != static_cast<reprise_code>(Code::kInternal), error);
@@ -208,12 +212,11 @@ class Caller {
   reprise_save* AnySave() {
     return saves_.empty() ? nullptr : saves_[script_.Below(saves_.size())];
   }
-  const char* SaveError() { return "not asked: which save is not known here"; }
-
   void Register() {
     reprise_run run{};
     run.struct_size = Size(sizeof(run));
-    Check(reprise_register(client_, 1, script_.Chance(4) ? nullptr : &run), reprise_error(client_));
+    reprise_code code = reprise_register(client_, 1, script_.Chance(4) ? nullptr : &run);
+    Check(code, reprise_error, client_);
   }
   void Save() {
     Pieces pieces(script_, arena_);
@@ -230,12 +233,15 @@ class Caller {
     reprise_code code = reprise_save_start(
         client_, script_.Chance(240) ? ++step_ : script_.Odd(), pieces.data(), count,
         script_.Chance(60) ? nullptr : &options, script_.Chance(2) ? nullptr : &save);
-    Check(code, reprise_error(client_));
+    Check(code, reprise_error, client_);
     REPRISE_CHECK((code == 0) == (save != nullptr));
     if (save == nullptr) return;
     saves_.push_back(save);
     // The memory of the pieces must stay until it was copied; it does, but let most finish.
-    if (script_.Chance(200)) Check(reprise_save_wait_copied(save, 5), reprise_save_error(save));
+    if (script_.Chance(200)) {
+      reprise_code copied = reprise_save_wait_copied(save, 5);
+      Check(copied, reprise_save_error, save);
+    }
     if (script_.Chance(100)) ReadBack(save, pieces);
   }
   // A committed save, read into memory that holds something else, is what was saved.
@@ -247,12 +253,12 @@ class Caller {
     reprise_reader* reader = nullptr;
     reprise_code opened =
         reprise_reader_open(client_, static_cast<int64_t>(state.step), -1, 5, &reader);
-    Check(opened, reprise_error(client_));
+    Check(opened, reprise_error, client_);
     if (opened != 0) return;
     std::array<uint8_t, kArenaBytes> before = arena_;
     arena_.fill(0);
     reprise_code code = reprise_reader_read(reader, pieces.data(), pieces.count(), 5);
-    Check(code, reprise_reader_error(reader));
+    Check(code, reprise_reader_error, reader);
     if (code == 0) CheckSame(pieces, before);
     arena_ = before;
     reprise_reader_close(reader);
@@ -265,6 +271,13 @@ class Caller {
       REPRISE_CHECK(std::memcmp(piece.data, saved, piece.data_bytes) == 0,
                     "read back other bytes than were saved");
     }
+  }
+  void WaitForOne() {
+    reprise_save* save = AnySave();
+    bool copied = script_.Chance(100);
+    reprise_code code =
+        copied ? reprise_save_wait_copied(save, Wait()) : reprise_save_wait(save, Level(), Wait());
+    Check(code, reprise_save_error, save);
   }
   void AbortOne() {
     std::string reason = script_.Text();
@@ -291,22 +304,25 @@ class Caller {
   }
   void SkipStep() {
     std::string reason = script_.Text();
-    Check(reprise_skip(client_, script_.Odd(), script_.Chance(40) ? nullptr : reason.c_str()),
-          reprise_error(client_));
+    uint64_t step = script_.Odd();
+    reprise_code code = reprise_skip(client_, step, script_.Chance(40) ? nullptr : reason.c_str());
+    Check(code, reprise_error, client_);
   }
   void OpenReader() {
     reprise_reader_close(reader_);
     reader_ = nullptr;
-    auto step =
-        script_.Chance(160) ? static_cast<int64_t>(step_) : static_cast<int64_t>(script_.Odd());
-    auto epoch = script_.Chance(200) ? -1 : static_cast<int64_t>(script_.Odd());
-    Check(reprise_reader_open(client_, step, epoch, 1, script_.Chance(2) ? nullptr : &reader_),
-          reprise_error(client_));
+    uint64_t step = script_.Chance(160) ? step_ : script_.Odd();
+    uint64_t epoch = script_.Chance(200) ? ~uint64_t{0} : script_.Odd();
+    reprise_code code =
+        reprise_reader_open(client_, static_cast<int64_t>(step), static_cast<int64_t>(epoch), 1,
+                            script_.Chance(2) ? nullptr : &reader_);
+    Check(code, reprise_error, client_);
   }
   void Read() {
     Pieces pieces(script_, arena_);
     size_t count = script_.Chance(4) ? pieces.OddCount() : pieces.count();
-    Check(reprise_reader_read(reader_, pieces.data(), count, 1), reprise_reader_error(reader_));
+    reprise_code code = reprise_reader_read(reader_, pieces.data(), count, 1);
+    Check(code, reprise_reader_error, reader_);
   }
   void LookAtReader() {
     REPRISE_CHECK(reprise_reader_items(reader_) != nullptr);

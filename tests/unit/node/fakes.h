@@ -36,6 +36,7 @@ class FakeStore final : public dataplane::StoreLink {
   Task<Result<std::unique_ptr<dataplane::CheckpointSource>>> OpenRead(Id job,
                                                                       CheckpointKey key) override;
   uint32_t chunk_bytes() const override { return chunk_bytes_; }
+  void set_chunk_bytes(uint32_t bytes) { chunk_bytes_ = bytes; }
   wire::Source source() const override { return wire::Source::kNvme; }
   Task<void> Close() override { co_return; }
 
@@ -68,7 +69,7 @@ class FakeStore final : public dataplane::StoreLink {
  private:
   friend class FakeUpload;
   friend class FakeSource;
-  static constexpr uint32_t chunk_bytes_ = 4096;
+  uint32_t chunk_bytes_ = 4096;
   bool away_ = false;
   bool hold_ = false;
   size_t uploads_open_ = 0;

@@ -141,6 +141,21 @@ TEST_F(RestoreTest, ADamagedLocalCopyIsQuarantinedAndTheChunkComesFromTheStore) 
   });
 }
 
+TEST_F(RestoreTest, ARingThatIsTooSmallForTheStoresChunksIsRefused) {
+  Run([this]() -> Task<void> {
+    co_await MakeCheckpoint();
+    auto client = co_await Reader();
+    EXPECT_TRUE((co_await client->Open(5)).has_value());
+    EXPECT_TRUE((co_await client->AttachRing(4)).ok());
+    // As when the ring was made while the store was away.
+    store_.set_chunk_bytes(2 * store_.chunk_bytes());
+    co_await client->Send(wire::Fetch{0, 3, 1}, 22, 5);
+    Status refused = (co_await client->Await(wire::Opcode::kChunkAt)).error();
+    EXPECT_EQ(refused.code(), Code::kFailedPrecondition) << refused;
+    EXPECT_NE(refused.message().find("restore ring"), std::string::npos) << refused;
+  });
+}
+
 TEST_F(RestoreTest, AChunkDamagedAtTheStoreMarksTheCheckpointAndIsDataLoss) {
   Run([this]() -> Task<void> {
     co_await MakeCheckpoint();
