@@ -130,7 +130,7 @@ TEST_P(StoreLinkTest, AWrongDigestIsDataLossAndTheLinkStaysUsable) {
 }
 
 TEST_P(StoreLinkTest, AFailedUploadTellsTheSenderBeforeTheSeal) {
-  SampleShard shard = MakeShard();
+  SampleShard shard = MakeShard(kLong);
   world_->OnStore([](FakeShardStore& store) { store.fail_write_index = 0; });
   auto upload = Open(shard);
   Status status;
