@@ -532,17 +532,17 @@ def digest_of(key, rank):
 def sabotage_named(which):
     """Breaks the store directory while the store is dead, to show that the oracle notices.
 
-    rollback: the directory as it was four kills earlier. rot: one flipped bit in every page.
+    rollback: the directory as it was three rounds earlier. rot: one flipped bit in every page.
     """
-    state = {"kills": 0}
+    state = {"kills": 0}  # of rounds; one in recovery is not counted here
 
     def sabotage(campaign):
         state["kills"] += 1
         store = campaign.world.directory / "store"
         copy = campaign.world.directory / "copy"
-        if which == "rollback" and state["kills"] == 2:
+        if which == "rollback" and state["kills"] == 1:
             shutil.copytree(store, copy)
-        elif which == "rollback" and state["kills"] == 6:
+        elif which == "rollback" and state["kills"] == 4:
             shutil.rmtree(store)
             copy.rename(store)
         elif which == "rot" and state["kills"] == 3:
