@@ -239,7 +239,7 @@ def main(argv=None):
     figures = document(trials, failed, counts, seconds)
     if arguments.json:
         pathlib.Path(arguments.json).write_text(json.dumps(figures, indent=1) + "\n")
-    if not bad:
+    if not bad or arguments.mutate:  # what a removed barrier left is of no interest
         shutil.rmtree(parent, ignore_errors=True)
     print(f"kill points: {figures['kill_points']} (recoveries killed too: "
           f"{figures['kills_of_a_recovery']}), errors injected: {figures['errors_injected']}, "
