@@ -14,6 +14,7 @@
 //       rewrites missing certificates, revives attempts from PREPARED shards, and serves
 #include "server/lifecycle/recovery.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "core/base/log.h"
