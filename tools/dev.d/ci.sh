@@ -31,9 +31,11 @@ ci_crash() {
 }
 
 # ci_sanitizer PRESET LABELS
+# Without sim_whole: it throws failed answers away on purpose (lost replies, crashed hosts), which the
+# check of unread Statuses cannot tell from forgetting them.
 ci_sanitizer() {
   counted_build "$1" || return 0
-  run_ctest "$1" "ctest $1" -L "$2"
+  run_ctest "$1" "ctest $1" -L "$2" -E '^sim_whole$'
 }
 
 # The fuzzers of the sanitizer build, briefly: their replay is one of its tests.
