@@ -56,6 +56,11 @@ class LocalStoreLink::StorePut : public std::enable_shared_from_this<StorePut> {
         received_(format::ChunkCount(open.length, open.chunk_bytes)),
         changed_(shared_->store_loop) {}
 
+  StorePut(const StorePut&) = delete;
+  StorePut& operator=(const StorePut&) = delete;
+  // A failure after the last question of an upload that is dropped has nobody left to hear it.
+  ~StorePut() { failure_.IgnoreError(); }
+
   bool needs_layout() const { return session_->needs_layout(); }
 
   // The chunks of one crossing, in order, up to the first that is refused.
