@@ -32,7 +32,7 @@ Uploader::Uploader(NodeContext& context, Slab& slab, OnFailure on_failure)
       rate_since_(context.loop.Now()) {}
 
 void Uploader::Enqueue(std::shared_ptr<Save> save) {
-  save->queued = SlotUse(save->slot);
+  if (!slab_.mutations().discard_reused_slot) save->queued = SlotUse(save->slot);
   waiting_.push_back(std::move(save));
   Pump();
 }
@@ -51,7 +51,8 @@ void Uploader::Pump() {
 }
 
 Task<void> Uploader::Run(Uploader* uploader, std::shared_ptr<Save> save, Gate::Hold) {
-  SlotUse use = std::exchange(save->queued, SlotUse());
+  SlotUse use(save->slot);
+  save->queued = SlotUse();
   co_await uploader->UploadWithRetries(save);
   --uploader->active_;
   uploader->Pump();

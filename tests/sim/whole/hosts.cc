@@ -206,6 +206,7 @@ Task<void> NodeProcess::Boot(NodeProcess* self) {
   if (started.has_value()) {
     self->node_ = std::move(*started);
     self->phase_ = Phase::kUp;
+    self->CheckAdopted();
     co_return;
   }
   self->parts_.model.Violate(self->host_ + " does not start: " + started.error().ToString());
@@ -225,7 +226,17 @@ Task<void> NodeProcess::Close(NodeProcess* self) {
   self->retry_at_ = self->loop_.Now();
 }
 
+// What was sealed when the daemon before it died is still here.
+void NodeProcess::CheckAdopted() {
+  SimDisk& disk = parts_.world.disk(host_);
+  for (const std::string& path : std::exchange(sealed_, {})) {
+    if (disk.Exists(path)) continue;
+    parts_.model.Violate(host_ + " lost a sealed snapshot over a restart: " + path);
+  }
+}
+
 void NodeProcess::Discard(SimCrash how) {
+  sealed_ = phase_ == Phase::kUp ? machine_.Sealed() : std::vector<std::string>();
   io_->CrashHost(how);
   loop_.DestroyAll();
   node_ = nullptr;
@@ -239,6 +250,7 @@ void NodeProcess::Discard(SimCrash how) {
     // Its RAM was all it had: an empty machine takes its place.
     machine_.LosePower();
     disk = SimDisk(parts_.world.rng().Next());
+    sealed_.clear();
     SOMETIMES(parts_.counts, Path::kEmptyReplacement);
   } else {
     disk.SettleInFlight(RandomOutcome(parts_.world.rng().Next()));

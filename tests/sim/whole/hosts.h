@@ -107,12 +107,14 @@ class NodeProcess {
   enum class Phase : uint8_t { kDown, kBooting, kUp, kStopping };
   static Task<void> Boot(NodeProcess* self);
   static Task<void> Close(NodeProcess* self);
+  void CheckAdopted();
   void Discard(SimCrash how);
 
   HostParts parts_;
   const std::string host_;
   Loop& loop_;
   SimMachine machine_;
+  std::vector<std::string> sealed_;  // when it died
   node::NodeOptions options_;
   Phase phase_ = Phase::kDown;
   TimePoint retry_at_;

@@ -254,6 +254,10 @@ void Model::InspectJob(Job& job, const lifecycle::StoreState& state,
     Violate(fmt::format("latest of {} went back from {}", shown.entry.name,
                         NameOf(shown.entry.name, *job.latest)));
   }
+  if (job.latest.has_value() && latest == nullptr && !may_lose) {
+    Violate(fmt::format("{} had a checkpoint to resume from, {}, and has none now",
+                        shown.entry.name, NameOf(shown.entry.name, *job.latest)));
+  }
   job.latest = latest == nullptr ? std::nullopt : std::optional(latest->commit.key);
   job.resumed_epoch = std::max(job.resumed_epoch, resumed);
 }

@@ -82,7 +82,7 @@ constexpr Mutation kMutations[] = {
     {"slab.reuse_uncommitted", [](Plan& plan) { plan.slab_mutations.reuse_uncommitted = true; },
      400},
     {"slab.discard_reused_slot", [](Plan& plan) { plan.slab_mutations.discard_reused_slot = true; },
-     400},
+     3000},
     {"slab.skip_companion", [](Plan& plan) { plan.slab_mutations.skip_companion = true; }, 400},
 };
 

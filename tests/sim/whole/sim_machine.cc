@@ -88,19 +88,42 @@ Result<node::SlabMapping> SimMachine::Map(const std::string& path, uint64_t byte
   return node::SlabMapping::MapOpen(std::move(copy), path, bytes_min);
 }
 
+// Of a sealed slot that still has its name.
+std::optional<node::SlotHeader> SimMachine::HeaderOf(const std::string& path, int fd) const {
+  if (!path.ends_with(".slot") || !world_.disk(host_).Exists(path)) return std::nullopt;
+  Bytes head(node::kSlotHeaderBytes);
+  if (::pread(fd, head.data(), head.size(), 0) != static_cast<ssize_t>(head.size())) {
+    return std::nullopt;
+  }
+  auto header = node::DecodeSlotHeader(head);
+  if (!header.has_value() || header->state != node::SlotState::kSealed) return std::nullopt;
+  return *header;
+}
+
+std::vector<std::string> SimMachine::Sealed() const {
+  CheckpointKey committed;
+  for (const auto& [path, fd] : memory_) {
+    auto header = HeaderOf(path, fd.get());
+    if (header.has_value() && header->committed) {
+      committed = std::max(committed, header->identity.key);
+    }
+  }
+  std::vector<std::string> paths;
+  for (const auto& [path, fd] : memory_) {
+    auto header = HeaderOf(path, fd.get());
+    if (header.has_value() && committed < header->identity.key) paths.push_back(path);
+  }
+  return paths;
+}
+
 bool SimMachine::FlipBit(uint64_t draw) {
   for (const auto& [path, fd] : memory_) {
-    if (!path.ends_with(".slot") || !world_.disk(host_).Exists(path)) continue;
-    Bytes head(node::kSlotHeaderBytes);
-    if (::pread(fd.get(), head.data(), head.size(), 0) != static_cast<ssize_t>(head.size()))
-      continue;
-    auto header = node::DecodeSlotHeader(head);
-    bool sealed = header.has_value() && header->state == node::SlotState::kSealed;
-    if (!sealed || header->length == 0) continue;
+    auto header = HeaderOf(path, fd.get());
+    if (!header.has_value() || header->length == 0) continue;
     auto at = static_cast<off_t>(node::kSlotDataOffset + draw % header->length);
     uint8_t byte = 0;
     if (::pread(fd.get(), &byte, 1, at) != 1) continue;
-    byte ^= static_cast<uint8_t>(1 << (draw >> 32) % 8);
+    byte ^= static_cast<uint8_t>(1 << (draw >> 16) % 8);
     return ::pwrite(fd.get(), &byte, 1, at) == 1;
   }
   return false;

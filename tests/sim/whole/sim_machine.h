@@ -10,12 +10,15 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "core/io/sim_world.h"
 #include "server/node/machine.h"
+#include "server/node/slot_format.h"
 
 namespace reprise::sim {
 
@@ -67,6 +70,8 @@ class SimMachine final : public node::Machine {
   Result<std::unique_ptr<node::PidWatch>> WatchProcesses(Loop& loop) override;
   // Inverts one bit of a sealed snapshot; false when there is none.
   bool FlipBit(uint64_t draw);
+  // Files of snapshots that are sealed and that no commit has made obsolete, as their headers say.
+  std::vector<std::string> Sealed() const;
   // All memory is gone.
   void LosePower() { memory_.clear(); }
 
@@ -74,6 +79,7 @@ class SimMachine final : public node::Machine {
   SimWorld& world_;
   const std::string host_;
   ProcessTable& processes_;
+  std::optional<node::SlotHeader> HeaderOf(const std::string& path, int fd) const;
   std::map<std::string, node::OwnedFd> memory_;  // by path
 };
 

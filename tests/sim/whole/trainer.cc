@@ -355,6 +355,7 @@ void Trainer::OnState(Link& link, const wire::SaveState& state) {
       break;
     case wire::SavePhase::kCommitted:
       save.over = true;
+      save.committed = true;
       unsure_.erase(state.step);
       parts_.model.Committed(launch, epoch_, state.step, rank_);
       break;
@@ -394,7 +395,9 @@ Task<Status> Trainer::Save(uint64_t step) {
   if (status.code() == Code::kResourceExhausted) SOMETIMES(parts_.counts, Path::kNoSlot);
   REPRISE_CO_RETURN_IF_ERROR(status);
   REPRISE_CO_ASSIGN_STATUS(wire::SaveGrant grant, wire::Decode<wire::SaveGrant>(answer->body));
+  CheckGrant(*link, grant);
   link->saves[grant.save].step = step;
+  link->saves[grant.save].slot = grant.slot;
   Status filled = co_await Fill(link, grant, step);
   if (!filled.ok()) co_return filled;
   if (run_->wait_each) {
@@ -402,6 +405,19 @@ Task<Status> Trainer::Save(uint64_t step) {
                                    parts_.loop.Now() + 20s);
   }
   co_return OkStatus();
+}
+
+void Trainer::CheckGrant(const Link& link, const wire::SaveGrant& grant) {
+  for (const auto& [id, held] : link.saves) {
+    if (held.slot != grant.slot || (held.over && !held.committed)) continue;
+    bool newer = std::ranges::any_of(link.saves, [&](const auto& item) {
+      return item.second.committed && item.second.step > held.step;
+    });
+    if (newer || id == grant.save) continue;
+    parts_.model.Violate(
+        fmt::format("rank {} is given slot {} while it holds step {}, the newest copy", rank_,
+                    grant.slot, held.step));
+  }
 }
 
 Task<Status> Trainer::Fill(LinkPtr link, wire::SaveGrant grant, uint64_t step) {

@@ -99,6 +99,8 @@ class Trainer {
     uint64_t step = 0;
     bool sealed = false;  // told so
     bool over = false;
+    bool committed = false;
+    uint32_t slot = UINT32_MAX;
   };
   // One connection to the node daemon.
   struct Link {
@@ -142,6 +144,8 @@ class Trainer {
   static Task<void> ReadLoop(Trainer* self, LinkPtr link);
   Task<Result<Message>> ReadFrame(LinkPtr link);
   void OnState(Link& link, const wire::SaveState& state);
+  // A slot is given again only when what it held is over, or something newer is committed.
+  void CheckGrant(const Link& link, const wire::SaveGrant& grant);
   Task<Status> SendBytes(LinkPtr link, Bytes frames);
   // The next message for `request`; an ERROR as the Status it carries; UNAVAILABLE: link ended.
   Task<Result<Message>> Await(LinkPtr link, uint64_t request, Nanos timeout);
