@@ -39,7 +39,8 @@ def test_a_store_killed_at_an_io_index_or_failed_there_loses_nothing(tmp_path):
 
 
 def test_kill_points_find_answers_that_come_before_the_journal_is_written(tmp_path):
-    code, figures, output = run_part(tmp_path, "kill_points.py", "--points", "120", "--errors", "0",
+    # An early answer is heard only if it wins a race with the kill: about one point in forty sees it.
+    code, figures, output = run_part(tmp_path, "kill_points.py", "--points", "480", "--errors", "0",
                                      "--mutate", "ack_before_durable")
     assert code == 1 and figures["lost"] + figures["resurrected"] > 0, output
 
