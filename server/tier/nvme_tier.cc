@@ -480,6 +480,7 @@ Task<void> NvmeTierImpl::RunFlushes(uint32_t index) {
     batch->done.Set(status);
   }
   segment.flushing = false;
+  changed_.Notify();
 }
 
 Task<Status> NvmeTierImpl::FlushOnce(uint32_t index) {
@@ -500,7 +501,8 @@ Task<Status> NvmeTierImpl::FlushOnce(uint32_t index) {
 }
 
 // An overwritten block that a later flush covers is durable whatever failed before (F3 is about blocks
-// that were not written again).
+// that were not written again). Its flush is the only one under way (F2): the kernel tells a failure
+// once for each open file, so that of two at once one would take what the other has to hear.
 Task<Status> NvmeTierImpl::Erase(Run run) {
   Segment& segment = segments_[run.segment];
   if (segment.state == State::kMissing || !segment.file.valid()) co_return OkStatus();
@@ -509,9 +511,17 @@ Task<Status> NvmeTierImpl::Erase(Run run) {
   std::memset(zeros.data(), 0, zeros.size());
   Status status = co_await WriteFully(io_, segment.file, zeros.view(), run.offset);
   if (status.ok() && !options_.mutations.skip_flush) {
+    co_await changed_.WaitFor([&segment] { return !segment.flushing; });
+    segment.flushing = true;
     status = co_await FlushFile(io_, segment.file);
-    // The device told its failure to us; those who wrote before must hear of it as well.
+    // Those who wrote before must hear of it as well.
     if (!status.ok()) segment.flush_failed = true;
+    if (segment.next_flush != nullptr) {
+      io_.loop().Spawn(RunFlushes(run.segment));  // who came meanwhile; it ends `flushing`
+    } else {
+      segment.flushing = false;
+      changed_.Notify();
+    }
   }
   if (!status.ok() && status.code() != Code::kResourceExhausted) MarkSuspect(run.segment, status);
   EndCall();

@@ -201,6 +201,38 @@ TEST_F(NvmeTierTest, AFlushThatArrivesDuringAnotherWaitsForTheNext) {
   EXPECT_EQ(disk().counters().flushes, 2u);
 }
 
+TEST_F(NvmeTierTest, AnErasureWorksInASegmentWhoseFlushFailed) {
+  Open();
+  Extents runs = *tier().Reserve(kBlock);
+  ASSERT_TRUE(machine_.Write(runs, data_.view().first(kBlock)).ok());
+  disk().ResetCounters();
+  disk().faults.fail_flush_at = 1;
+  EXPECT_EQ(machine_.Flush(runs).code(), Code::kUnavailable);
+  EXPECT_EQ(machine_.loop().RunTask(tier().Erase(runs[0])), OkStatus());
+  disk().Crash(LoseUnflushed);
+  EXPECT_EQ(machine_.Check(runs, Bytes(kBlock)), OkStatus());
+}
+
+TEST_F(NvmeTierTest, WhatTheFlushOfAnErasureHearsIsHeardByWhoWroteBefore) {
+  Open();
+  Extents erased = *tier().Reserve(kBlock);
+  Extents written = *tier().Reserve(kBlock);
+  ASSERT_EQ(erased[0].segment, written[0].segment);
+  ASSERT_TRUE(machine_.Write(erased, data_.view().first(kBlock)).ok());
+  ASSERT_TRUE(machine_.Write(written, data_.view().first(kBlock)).ok());
+  disk().ResetCounters();
+  disk().faults.fail_flush_at = 1;
+  auto erasure = Start(tier().Erase(erased[0]));
+  machine_.loop().RunUntil([&] { return disk().counters().flushes == 1; });
+  ASSERT_FALSE(erasure->has_value());
+  auto flush = Start(tier().Flush(written));
+  Await(erasure);
+  Await(flush);
+  EXPECT_FALSE((*erasure)->ok());
+  EXPECT_EQ((*flush)->code(), Code::kUnavailable) << "its success would prove nothing";
+  EXPECT_EQ(disk().counters().flushes, 1u);
+}
+
 TEST_F(NvmeTierTest, AFullDiskIsResourceExhaustedAndTheNextWriteMayFindRoom) {
   Open();
   disk().ResetCounters();
