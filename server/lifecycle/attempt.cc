@@ -140,7 +140,11 @@ AttemptPtr Attempts::Revive(const format::ShardIdentity& shard) {
     bool same = known->job == shard.job && known->key == shard.key && known->world == shard.world;
     return same ? known : nullptr;
   }
+  // What a later run has resumed without is over for good, also while a still later one settles.
   bool unsettled = shard.key.epoch < job->epoch() && !job->resumed();
+  for (auto later = job->epochs.upper_bound(shard.key.epoch); later != job->epochs.end(); ++later) {
+    unsettled = unsettled && !later->second.resume.has_value();
+  }
   bool possible = shard.key.epoch != 0 && (shard.key.epoch == job->epoch() || unsettled);
   if (!possible || ByKey(shard.job, shard.key) != nullptr || !WhyOver(*job, shard).ok()) {
     return nullptr;

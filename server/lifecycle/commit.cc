@@ -34,9 +34,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "core/base/text.h"
-
 #include "core/base/aligned_buffer.h"
+#include "core/base/text.h"
 #include "server/lifecycle/objects.h"
 #include "server/lifecycle/retention.h"
 
