@@ -70,6 +70,7 @@ class Puts::Session final : public PutSession {
   Task<Status> StoreManifest(std::vector<Digest> piece_digests, Digest root);
   Task<Status> Flush();
   Task<Status> Record();
+  Status WhyClosed() const;
   Status CheckStillOpen() const;
   std::vector<format::Entry> Entries() const;
 
@@ -132,7 +133,7 @@ Task<Result<std::unique_ptr<PutSession>>> Puts::Open(PutRequest request, Digest 
 
 Task<Status> Puts::Session::WriteChunk(uint64_t index, ByteView data, Digest digest) {
   if (!failure_.ok()) co_return failure_;
-  if (!attempt_->accepts()) co_return Status(Code::kAborted, attempt_->reason);
+  if (!attempt_->accepts()) co_return WhyClosed();
   if (index >= chunks_.size() || written_[index] != ChunkState::kMissing) {
     co_return FailStatus(Code::kInvalidArgument, "chunk {} was sent twice or lies outside", index);
   }
@@ -251,8 +252,16 @@ Task<Status> Puts::Session::Flush() {
   co_return flushed.Annotate(fmt::format("rank {}", request_.shard.rank));
 }
 
+Status Puts::Session::WhyClosed() const {
+  // Another upload of this shard was first; opened anew, this one hears that it is sealed already.
+  if (attempt_->phase == AttemptPhase::kCommitted) {
+    return Status(Code::kUnavailable, "the step was committed meanwhile: ask again");
+  }
+  return Status(Code::kAborted, attempt_->reason);
+}
+
 Status Puts::Session::CheckStillOpen() const {
-  if (!attempt_->accepts()) return Status(Code::kAborted, attempt_->reason);
+  if (!attempt_->accepts()) return WhyClosed();
   const JobState* job = core_.state.FindJob(attempt_->job);
   if (attempt_->key.epoch < core_.FenceOf(*job) && !attempt_->adopted) {
     return FailStatus(Code::kFenced, "epoch {} is over: epoch {} of this job runs now",
