@@ -165,6 +165,10 @@ class Slab {
   // The attempt will never commit: discards its sealed slots.
   void OnAborted(const Id& job, CheckpointKey key, const Id& attempt);
 
+  // Removes released slots that a newer commit has made obsolete, but for those in use: whoever ends
+  // the use of one calls this.
+  void DropSuperseded();
+
   // The sealed, intact copy of a shard, or null.
   std::shared_ptr<Slot> Find(const Id& attempt, uint32_t rank) const;
   std::vector<lifecycle::InventoryItem> Inventory() const;
@@ -186,7 +190,6 @@ class Slab {
                                                BudgetHold budget);
   void MakeRoom(uint64_t bytes);
   bool IsSuperseded(const Slot& slot) const;
-  void DropSuperseded();
   void Remove(const std::shared_ptr<Slot>& slot);
   void RemoveFile(std::string name);
   static Task<void> RemoveFileTask(Slab* slab, std::string path, Gate::Hold hold);

@@ -51,9 +51,11 @@ void Uploader::Pump() {
 }
 
 Task<void> Uploader::Run(Uploader* uploader, std::shared_ptr<Save> save, Gate::Hold) {
-  SlotUse use(save->slot);
+  std::optional<SlotUse> use(std::in_place, save->slot);
   save->queued = SlotUse();
   co_await uploader->UploadWithRetries(save);
+  use.reset();
+  uploader->slab_.DropSuperseded();
   --uploader->active_;
   uploader->Pump();
   uploader->changed_.Notify();
