@@ -37,6 +37,7 @@ lifecycle::StoreOptions StoreOptionsOf(const Plan& plan) {
 node::NodeOptions NodeOptionsOf(const Plan& plan) {
   node::NodeOptions options;
   options.slab_mutations = plan.slab_mutations;
+  options.upload_streams_max = plan.upload_streams;
   options.socket_path = kNodeSocket;
   options.slab_directory = "/slab";
   options.slab_bytes_max = kSlabBytes;

@@ -131,6 +131,7 @@ Plan MakePlan(uint64_t seed) {
   plan.seed = seed;
   plan.nodes = static_cast<uint32_t>(2 + rng.Below(3));
   auto world = static_cast<uint32_t>(1 + rng.Below(4));
+  plan.upload_streams = static_cast<uint32_t>(1 + Rng(seed * 31 + 5).Below(3));
   plan.prewrite = rng.Chance(1, 4);
   plan.lossy = rng.Chance(1, 5);
   plan.inventory_grace = Nanos{200'000'000 + rng.Below(1'800'000'000)};

@@ -71,6 +71,7 @@ struct Plan {
   uint64_t seed = 0;
   uint32_t nodes = 2;
   uint32_t segments = 6;
+  uint32_t upload_streams = 4;
   bool prewrite = false;
   bool mirrored = true;
   std::vector<RunPlan> runs;
