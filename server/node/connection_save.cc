@@ -74,6 +74,8 @@ Task<Result<lifecycle::RegisterAnswer>> Connection::AskRegister(wire::Register m
                  IsTransient(answer.error().code()) && context_.loop.Now() < deadline;
     if (!retry || ended_ || context_.closing) co_return answer;
     co_await context_.Pause(backoff.Next());
+    // A registration for a process that died in the pause would fence the run that follows it.
+    if (pending->abandoned || ended_ || context_.closing) co_return answer;
   }
 }
 

@@ -217,6 +217,22 @@ TEST_F(TrainerDeathTest,
   });
 }
 
+TEST_F(TrainerDeathTest, AProcessThatLeavesBetweenTwoTriesToRegisterIsNotRegistered) {
+  Run([this]() -> Task<void> {
+    coordinator_.SetAway(true);
+    LocalClient client(*io_, 0, 1);
+    EXPECT_TRUE((co_await client.Connect(options_.socket_path)).ok());
+    co_await client.Send(client.Registration(), 1);
+    co_await Until([&] { return coordinator_.registers == 3; });
+    coordinator_.SetAway(false);
+    client.Close();
+    co_await Until([&] { return coordinator_.gone.size() == 1; });
+    co_await loop_.Sleep(std::chrono::milliseconds(600));  // the pause before the next try
+    EXPECT_EQ(coordinator_.registers, 3u);
+    EXPECT_TRUE(coordinator_.registered.empty());
+  });
+}
+
 TEST_F(TrainerDeathTest, ClosingDoesNotWaitForARegistrationUnderWay) {
   Run([this]() -> Task<void> {
     coordinator_.HoldRegister(true);
