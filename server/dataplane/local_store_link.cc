@@ -4,6 +4,7 @@
 #include "server/dataplane/local_store_link.h"
 
 #include <algorithm>
+#include <cstring>
 #include <deque>
 #include <utility>
 #include <vector>
@@ -313,13 +314,28 @@ class LocalStoreLink::StoreRead {
   }
 
  private:
+  // Through a buffer of the pool: its huge pages are few segments for the disk, where the 4 KiB pages
+  // of shared memory that `buffer` lies in cost half the rate or more (docs/performance.md).
   Task<void> Read(OneShot<Status>* done, const format::ShardManifest* shard, uint64_t index,
                   MutableByteView buffer) {
     uint64_t length = format::ChunkLength(shard->length, shard->chunk_bytes, index);
-    uint64_t padded = AlignUp(length, limits::kIoAlignment);
-    Status status = co_await session_->ReadChunk(*shard, index, buffer.first(padded));
-    // As over TCP: the reader finds zeros behind a short chunk.
-    if (status.ok()) std::ranges::fill(buffer.subspan(length), uint8_t{0});
+    TimePoint deadline = shared_->store_loop.Now() + shared_->options.progress_timeout;
+    BufferPool::Buffer pages = co_await shared_->buffers.Acquire(deadline);
+    if (!pages) {
+      done->Set(FailStatus(Code::kDeadlineExceeded,
+                           "reading chunk {} of rank {}: the store freed no buffer for {:.1f} s; "
+                           "its disk is slow or hangs, or raise store_link.progress_timeout",
+                           index, shard->identity.rank,
+                           SecondsOf(shared_->options.progress_timeout)));
+      co_return;
+    }
+    MutableByteView read = pages.first(AlignUp(length, limits::kIoAlignment));
+    Status status = co_await session_->ReadChunk(*shard, index, read);
+    if (status.ok()) {
+      std::memcpy(buffer.data(), read.data(), length);
+      // As over TCP: the reader finds zeros behind a short chunk.
+      std::ranges::fill(buffer.subspan(length), uint8_t{0});
+    }
     done->Set(std::move(status));
   }
 
