@@ -255,7 +255,7 @@ std::vector<Key> NodeKeys() {
       Number(
           "node.restore_ring_chunks",
           [](Config& c) -> uint32_t& { return c.node.restore_ring_chunks; }, 4, 4096,
-          "Chunks in the ring through which a process restores."),
+          "Chunks in the ring through which a process restores; fewer where slab_bytes lacks the room."),
       Number(
           "node.upload_streams", [](Config& c) -> uint32_t& { return c.node.upload_streams; }, 1,
           64, "Shards uploaded at the same time."),

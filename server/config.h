@@ -53,7 +53,7 @@ struct Config {
     std::string socket = "/run/reprise/node.sock";
     std::string slab_directory = "/dev/shm/reprise";
     uint64_t slab_bytes = 0;
-    uint32_t restore_ring_chunks = 64;
+    uint32_t restore_ring_chunks = 128;
     uint32_t upload_streams = 4;
     Nanos store_timeout = std::chrono::seconds(30);
     Nanos upload_retry = std::chrono::minutes(10);

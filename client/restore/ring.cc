@@ -12,7 +12,7 @@ Result<RestoreRing::View> RestoreRing::Ensure(uint64_t generation, Deadline dead
   if (generation == generation_) return view_;
   generation_ = 0;
   view_ = {};
-  wire::RingAttach request{.chunks = kChunksWanted};
+  wire::RingAttach request{.chunks = 0};  // as many as the daemon gives
   REPRISE_ASSIGN(Reply reply, session_.Call(request, wire::Opcode::kRing, deadline,
                                             "memory for restoring", generation));
   REPRISE_ASSIGN(auto info, wire::Decode<wire::RingInfo>(reply.body));

@@ -17,8 +17,6 @@ namespace reprise::client {
 
 class RestoreRing {
  public:
-  static constexpr uint32_t kChunksWanted = 64;
-
   explicit RestoreRing(Session& session) : session_(session) {}
 
   struct View {

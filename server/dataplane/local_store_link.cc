@@ -22,6 +22,9 @@ struct LocalStoreLink::Shared {
   BufferPool& buffers;
   const LocalStoreLinkOptions options;
   Gate gate;  // on the store's loop: every operation there
+  // One chunk is copied to a reader in each turn of the loop: where a disk ends many reads at once,
+  // the next ones go to it before all of these are copied.
+  Semaphore copying;
 
   Shared(Loop& node_loop, Loop& loop, lifecycle::ShardStore& shard_store, BufferPool& pool,
          LocalStoreLinkOptions link_options)
@@ -30,7 +33,8 @@ struct LocalStoreLink::Shared {
         store(shard_store),
         buffers(pool),
         options(link_options),
-        gate(loop) {}
+        gate(loop),
+        copying(loop, 1) {}
 
   static Status Closed() { return Status(Code::kCancelled, "the link to the store is closed"); }
 };
@@ -332,7 +336,10 @@ class LocalStoreLink::StoreRead {
     MutableByteView read = pages.first(AlignUp(length, limits::kIoAlignment));
     Status status = co_await session_->ReadChunk(*shard, index, read);
     if (status.ok()) {
+      co_await shared_->copying.Acquire();
+      co_await shared_->store_loop.Yield();
       std::memcpy(buffer.data(), read.data(), length);
+      shared_->copying.Release();
       // As over TCP: the reader finds zeros behind a short chunk.
       std::ranges::fill(buffer.subspan(length), uint8_t{0});
     }

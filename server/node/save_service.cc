@@ -190,7 +190,7 @@ void SaveService::RequestSeal(const std::shared_ptr<Save>& save) {
 }
 
 void SaveService::Fail(const std::shared_ptr<Save>& save, Status why, bool announce) {
-  if (save->over()) return;
+  if (save->over()) return why.IgnoreError();  // it was told how it ended
   LogWarn("step {} of {} failed: {}", save->spec.shard.key.step, save->spec.who, why.ToString());
   save->failure = why;
   saves_.erase(save->id);

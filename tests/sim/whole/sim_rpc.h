@@ -58,8 +58,12 @@ class SimRpc {
     std::optional<T> answer;
     bool left = false;  // nobody waits for the answer any more
     Notifier changed;
+    // What reaches nobody is lost on purpose: in a world of faults that is no unread error.
+    ~Call() {
+      if (answer.has_value()) Forget(*answer);
+    }
     void Answer(T value) {
-      if (answer.has_value()) return;
+      if (answer.has_value()) return Forget(value);
       answer.emplace(std::move(value));
       changed.Notify();
     }
@@ -68,6 +72,10 @@ class SimRpc {
   void Send(std::shared_ptr<Call<T>> call, std::string_view name);
 
   SimWorld& world() { return world_; }
+  template <typename T>
+  static void Forget([[maybe_unused]] const T& value) {
+    if constexpr (std::is_same_v<T, Status>) value.IgnoreError();
+  }
   template <typename T>
   static T Failure(Status status) {
     if constexpr (std::is_same_v<T, Status>) {
@@ -244,9 +252,14 @@ void SimRpc::Arrive(std::shared_ptr<Call<T>> call) {
 template <typename T>
 Task<void> SimRpc::Execute(SimRpc* rpc, std::shared_ptr<Call<T>> call) {
   if (rpc->api_ == nullptr) co_return;  // it began to stop: Down has answered
-  auto value = std::make_shared<T>(co_await call->make(*rpc->api_));
+  auto forget = [](T* unread) {
+    Forget(*unread);
+    delete unread;
+  };
+  std::shared_ptr<T> value(new T(co_await call->make(*rpc->api_)), forget);
   rpc->running_.erase(call->ticket);
   if (rpc->Draws(rpc->faults.lost_reply_ppm, FaultKind::kRpcLostReply)) {
+    Forget(*value);
     *value = Failure<T>(Away("connection lost before the reply"));
   }
   rpc->world_.At(rpc->world_.clock().Now() + rpc->Delay(), 0,

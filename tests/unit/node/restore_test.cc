@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "server/node/slab.h"
 #include "tests/unit/node/node_fixture.h"
 
 namespace reprise::node {
@@ -138,6 +139,16 @@ TEST_F(RestoreTest, ADamagedLocalCopyIsQuarantinedAndTheChunkComesFromTheStore) 
     EXPECT_EQ(node_->stats().chunks_corrupt, 1u);
     co_await Until([&] { return coordinator_.reports.back().items.empty(); });
     EXPECT_TRUE(coordinator_.marks.empty());
+  });
+}
+
+TEST_F(RestoreTest, ARingTakesTheRoomThatIsLeftAndNotMoreThanIsWanted) {
+  Run([this]() -> Task<void> {
+    uint64_t left = 50 * uint64_t{store_.chunk_bytes()};
+    uint64_t slot_bytes = (options_.slab_bytes_max - left) / 2 - SlotCost(0);
+    auto client = co_await Trainer(0, 1, slot_bytes);
+    EXPECT_TRUE((co_await client->AttachRing(128)).ok());
+    EXPECT_EQ(client->ring_info.chunks, 50u);
   });
 }
 
