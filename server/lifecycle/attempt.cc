@@ -43,8 +43,11 @@ Result<AttemptPtr> Attempts::Begin(const BeginRequest& request, uint32_t world) 
   if (job->checkpoints.contains(key)) {
     return Fail(Code::kAlreadyExists, "{} is committed already", NameOf(key));
   }
-  if (auto aborted = job->aborted.find(key); aborted != job->aborted.end()) {
-    return Fail(Code::kAborted, "{} was aborted: {}", NameOf(key), aborted->second.reason);
+  if (auto over = job->over.find(key); over != job->over.end()) {
+    if (over->second.committed) {
+      return Fail(Code::kAlreadyExists, "{} was committed, and deleted since", NameOf(key));
+    }
+    return Fail(Code::kAborted, "{} was aborted: {}", NameOf(key), over->second.end.reason);
   }
   AttemptPtr attempt = ByKey(request.job, key);
   if (attempt == nullptr) {
@@ -101,8 +104,13 @@ Status Attempts::WhyOver(const JobState& job, const format::ShardIdentity& shard
     }
     return FailStatus(Code::kAborted, "{} was committed by another attempt", NameOf(shard.key));
   }
-  if (auto row = job.aborted.find(shard.key); row != job.aborted.end()) {
-    return FailStatus(Code::kAborted, "{} was aborted: {}", NameOf(shard.key), row->second.reason);
+  if (auto row = job.over.find(shard.key); row != job.over.end()) {
+    if (row->second.committed && row->second.end.attempt == shard.attempt) {
+      return FailStatus(Code::kAlreadyExists, "{} was committed, and deleted since",
+                        NameOf(shard.key));
+    }
+    return FailStatus(Code::kAborted, "{} was aborted: {}", NameOf(shard.key),
+                      row->second.end.reason);
   }
   return OkStatus();
 }

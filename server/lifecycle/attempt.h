@@ -92,13 +92,15 @@ class Attempts {
   void SetStepLookup(std::function<std::string(const Id& job, uint32_t rank)> lookup) {
     step_of_ = std::move(lookup);
   }
+  // OK unless the shard's attempt cannot come back: ALREADY_EXISTS when it was committed, also if the
+  // checkpoint has been deleted since; else ABORTED.
+  Status WhyOver(const JobState& job, const format::ShardIdentity& shard) const;
   // Forgets everything; timers are cancelled.
   void Close();
 
  private:
   AttemptPtr Make(const Id& id, const Id& job, const CheckpointKey& key, uint32_t world);
   Result<AttemptPtr> MintFor(const BeginRequest& request, uint32_t world);
-  Status WhyOver(const JobState& job, const format::ShardIdentity& shard) const;
   void Watch(const AttemptPtr& attempt);
   void OnTimer(const Id& id);
   std::string WhoHasNotBegun(const Attempt& attempt) const;

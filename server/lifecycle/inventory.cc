@@ -44,16 +44,16 @@ void Inventories::TellEnd(const Id& node, NodeInventory& inventory,
   event.job = shard.job;
   event.key = shard.key;
   event.attempt = shard.attempt;
-  const CheckpointRow* row = core_.state.FindCheckpoint(shard.job, shard.key);
-  if (row != nullptr && row->commit.attempt == shard.attempt) {
+  const JobState* job = core_.state.FindJob(shard.job);
+  Status over = job == nullptr ? OkStatus() : attempts_.WhyOver(*job, shard);
+  // Whose save was committed hears that, also when the checkpoint has been deleted since.
+  if (over.code() == Code::kAlreadyExists) {
     event.kind = NodeEvent::Kind::kCommitted;
   } else {
     event.kind = NodeEvent::Kind::kAborted;
-    const JobState* job = core_.state.FindJob(shard.job);
     event.reason = "this attempt is over";
-    if (job != nullptr) {
-      auto aborted = job->aborted.find(shard.key);
-      if (aborted != job->aborted.end()) event.reason = aborted->second.reason;
+    if (job != nullptr && job->over.contains(shard.key)) {
+      event.reason = job->over.at(shard.key).end.reason;
     }
   }
   core_.events.PublishTo(node, event);

@@ -50,8 +50,8 @@ struct KeyMaker {
   std::string operator()(const format::LayoutEntry& row) const {
     return KeyWith('l', row.layout.bytes);
   }
-  std::string operator()(const format::AbortEntry& row) const {
-    return KeyOfCheckpoint('x', row.job, row.key);
+  std::string operator()(const OverRow& row) const {
+    return KeyOfCheckpoint('x', row.end.job, row.end.key);
   }
 };
 
@@ -73,7 +73,10 @@ struct ValueMaker {
   }
   void operator()(const format::PreparedEntry& row) const { Entry(row); }
   void operator()(const format::LayoutEntry& row) const { Entry(row); }
-  void operator()(const format::AbortEntry& row) const { Entry(row); }
+  void operator()(const OverRow& row) const {
+    Entry(row.end);
+    writer.U8(row.committed);
+  }
 };
 
 // Reads one entry of exactly type T; marks the reader as failed otherwise.
@@ -108,6 +111,13 @@ CheckpointRow GetCheckpointRow(ByteReader& reader) {
   return row;
 }
 
+OverRow GetOverRow(ByteReader& reader) {
+  OverRow row;
+  row.end = GetEntry<format::AbortEntry>(reader);
+  row.committed = reader.U8() != 0;
+  return row;
+}
+
 Row GetRow(char kind, ByteReader& reader) {
   switch (kind) {
     case 'j': return GetEntry<format::JobEntry>(reader);
@@ -115,7 +125,7 @@ Row GetRow(char kind, ByteReader& reader) {
     case 'c': return GetCheckpointRow(reader);
     case 's': return GetEntry<format::PreparedEntry>(reader);
     case 'l': return GetEntry<format::LayoutEntry>(reader);
-    case 'x': return GetEntry<format::AbortEntry>(reader);
+    case 'x': return GetOverRow(reader);
     default: reader.Fail(); return {};
   }
 }

@@ -5,7 +5,7 @@
 //   c <job> <epoch> <step>  a committed checkpoint with its pin and mark
 //   s <attempt> <rank>      a prepared shard (PreparedEntry), committed or not
 //   l <digest>              a stored layout (LayoutEntry)
-//   x <job> <epoch> <step>  an attempt that failed for good (AbortEntry)
+//   x <job> <epoch> <step>  an attempt that is over for good, failed or deleted (OverRow)
 //
 // Numbers in keys are big-endian, so that a scan returns epochs, steps and ranks in order. A value
 // is a version byte, then the journal's own encoding of the entry (docs/format.md, "Index rows").
@@ -41,8 +41,15 @@ struct CheckpointRow {
   bool operator==(const CheckpointRow&) const = default;
 };
 
+// An attempt that cannot come back: it failed, or it was committed and has been deleted.
+struct OverRow {
+  format::AbortEntry end;
+  bool committed = false;
+  bool operator==(const OverRow&) const = default;
+};
+
 using Row = std::variant<format::JobEntry, EpochRow, CheckpointRow, format::PreparedEntry,
-                         format::LayoutEntry, format::AbortEntry>;
+                         format::LayoutEntry, OverRow>;
 
 std::string KeyOf(const Row& row);
 std::string EncodeRowValue(const Row& row);

@@ -80,7 +80,7 @@ Result<StoreState::Change> StoreState::On(const format::ResumeEntry& entry) {
   // Because the map's order depends on hashing, and rows are compared between runs.
   std::sort(over.begin(), over.end());
   for (const Id& id : over) DropAttempt(id, change);
-  ForgetAborts(*job, entry.epoch, kAbortsRememberedMax, change);
+  ForgetOver(*job, entry.epoch, kAbortsRememberedMax, change);
   return change;
 }
 
@@ -108,9 +108,9 @@ Status StoreState::CheckPrepared(const format::PreparedEntry& entry) const {
     return Impossible("PREPARED at {} after epoch {} resumed", NameOf(shard.key), job->epoch())
         .error();
   }
-  auto aborted = job->aborted.find(shard.key);
-  if (aborted != job->aborted.end() && aborted->second.attempt == shard.attempt) {
-    return Impossible("PREPARED at {} after its ABORT", NameOf(shard.key)).error();
+  auto over = job->over.find(shard.key);
+  if (over != job->over.end() && over->second.end.attempt == shard.attempt) {
+    return Impossible("PREPARED at {}, which is over", NameOf(shard.key)).error();
   }
   if (!layouts_.contains(entry.layout)) {
     return Impossible("PREPARED at {} without its layout", NameOf(shard.key)).error();
@@ -197,7 +197,7 @@ Result<StoreState::Change> StoreState::On(const format::AbortEntry& entry) {
   }
   Change change;
   DropAttempt(entry.attempt, change);
-  Remember(*job, entry, change);
+  Remember(*job, {.end = entry}, change);
   return change;
 }
 
@@ -214,7 +214,7 @@ Result<StoreState::Change> StoreState::On(const format::DeleteEntry& entry) {
   JobState* job = MutableJob(entry.job);
   job->checkpoints.erase(entry.key);
   // Because nodes may still hold the shards, and must not bring the checkpoint back.
-  Remember(*job, {entry.job, entry.key, attempt, "deleted"}, change);
+  Remember(*job, {.end = {entry.job, entry.key, attempt, "deleted"}, .committed = true}, change);
   return change;
 }
 
@@ -257,19 +257,19 @@ void StoreState::DropLayoutReference(const Digest& layout, Change& change) {
   layouts_.erase(found);
 }
 
-void StoreState::Remember(JobState& job, const format::AbortEntry& over, Change& change) {
-  bool may_return = over.key.epoch == job.epoch() || !job.resumed();
+void StoreState::Remember(JobState& job, OverRow over, Change& change) {
+  bool may_return = over.end.key.epoch == job.epoch() || !job.resumed();
   if (!may_return) return;
-  job.aborted[over.key] = over;
   change.rows.push_back(PutRow(over));
-  ForgetAborts(job, 0, kAbortsRememberedMax, change);
+  job.over[over.end.key] = std::move(over);
+  ForgetOver(job, 0, kAbortsRememberedMax, change);
 }
 
-void StoreState::ForgetAborts(JobState& job, uint64_t epoch, size_t keep, Change& change) {
-  while (!job.aborted.empty() &&
-         (job.aborted.size() > keep || job.aborted.begin()->first.epoch < epoch)) {
-    change.rows.push_back(RemoveRow(job.aborted.begin()->second));
-    job.aborted.erase(job.aborted.begin());
+void StoreState::ForgetOver(JobState& job, uint64_t epoch, size_t keep, Change& change) {
+  while (!job.over.empty() &&
+         (job.over.size() > keep || job.over.begin()->first.epoch < epoch)) {
+    change.rows.push_back(RemoveRow(job.over.begin()->second));
+    job.over.erase(job.over.begin());
   }
 }
 
@@ -321,8 +321,8 @@ Status StoreState::LoadRow(const Row& row) {
   } else if (const auto* layout = std::get_if<format::LayoutEntry>(&row)) {
     layouts_[layout->layout].entry = *layout;
     return TakeExtents({layout->object.run});
-  } else if (const auto* aborted = std::get_if<format::AbortEntry>(&row)) {
-    jobs_[aborted->job].aborted[aborted->key] = *aborted;
+  } else if (const auto* over = std::get_if<OverRow>(&row)) {
+    jobs_[over->end.job].over[over->end.key] = *over;
   }
   return OkStatus();
 }
@@ -462,7 +462,7 @@ std::map<std::string, std::string> StoreState::Rows() const {
     put(job.entry);
     for (const auto& [epoch, row] : job.epochs) put(row);
     for (const auto& [key, row] : job.checkpoints) put(row);
-    for (const auto& [key, row] : job.aborted) put(row);
+    for (const auto& [key, row] : job.over) put(row);
   }
   for (const auto& [id, attempt] : attempts_) {
     for (const auto& [rank, shard] : attempt.shards) put(shard);

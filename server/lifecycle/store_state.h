@@ -49,7 +49,7 @@ struct JobState {
   format::JobEntry entry;
   std::map<uint64_t, EpochRow> epochs;
   std::map<CheckpointKey, CheckpointRow> checkpoints;
-  std::map<CheckpointKey, format::AbortEntry> aborted;  // or deleted: over for good
+  std::map<CheckpointKey, OverRow> over;  // aborted or deleted
 
   // The current epoch: the fence. 0 before the first grant.
   uint64_t epoch() const { return epochs.empty() ? 0 : epochs.rbegin()->first; }
@@ -125,10 +125,10 @@ class StoreState {
   void DropAttempt(const Id& attempt, Change& change);
   void DropLayoutReference(const Digest& layout, Change& change);
   // Remembers that an attempt is over for good, while anybody could still bring it back.
-  void Remember(JobState& job, const format::AbortEntry& over, Change& change);
-  // Removes remembered failures until at most `keep` are left and none is of an epoch below
+  void Remember(JobState& job, OverRow over, Change& change);
+  // Removes remembered ends until at most `keep` are left and none is of an epoch below
   // `epoch`.
-  void ForgetAborts(JobState& job, uint64_t epoch, size_t keep, Change& change);
+  void ForgetOver(JobState& job, uint64_t epoch, size_t keep, Change& change);
 
   Status TakeExtents(const std::vector<format::Run>& runs);
   void ReleaseExtents(const std::vector<format::Run>& runs);

@@ -282,7 +282,7 @@ void Model::InspectNew(Job& job, const lifecycle::JobState& shown,
   }
   if (row.commit.adopted) SOMETIMES(counts_, Path::kAdopted);
   if (ended_.contains(launch.number)) SOMETIMES(counts_, Path::kCommitUnseenByDeadRun);
-  if (shown.aborted.contains(key)) {
+  if (shown.over.contains(key)) {
     Violate(fmt::format("{} is both committed and aborted", name));
   }
 }

@@ -256,7 +256,8 @@ Task<void> SimRpc::Execute(SimRpc* rpc, std::shared_ptr<Call<T>> call) {
     Forget(*unread);
     delete unread;
   };
-  std::shared_ptr<T> value(new T(co_await call->make(*rpc->api_)), forget);
+  T answer = co_await call->make(*rpc->api_);
+  std::shared_ptr<T> value(new T(std::move(answer)), forget);
   rpc->running_.erase(call->ticket);
   if (rpc->Draws(rpc->faults.lost_reply_ppm, FaultKind::kRpcLostReply)) {
     Forget(*value);

@@ -266,12 +266,12 @@ struct TestRun {
     const StoreState& state = host.store().state();
     host.loop().RunUntil([&] {
       const JobState* job = state.FindJob(answer.job);
-      return host.store().failed() || job->checkpoints.contains(key) || job->aborted.contains(key);
+      return host.store().failed() || job->checkpoints.contains(key) || job->over.contains(key);
     });
     const JobState* job = state.FindJob(answer.job);
     if (job->checkpoints.contains(key)) return OkStatus();
-    auto aborted = job->aborted.find(key);
-    return {Code::kAborted, aborted == job->aborted.end() ? "failed" : aborted->second.reason};
+    auto over = job->over.find(key);
+    return {Code::kAborted, over == job->over.end() ? "failed" : over->second.end.reason};
   }
 };
 

@@ -226,7 +226,8 @@ TEST(StoreState, AFailedStepStaysFailedAndADeletedOneDeleted) {
   f.Save({1, 20});
   f.Save({1, 30});
   f.Do(DeleteEntry{kJob, {1, 20}});
-  EXPECT_TRUE(f.job().aborted.contains({1, 20}));
+  EXPECT_FALSE(f.job().over.at({1, 10}).committed);
+  EXPECT_TRUE(f.job().over.at({1, 20}).committed);
   EXPECT_TRUE(f.Refuses(f.Prepared({1, 20}, 0)));
 }
 
@@ -236,10 +237,10 @@ TEST(StoreState, RemembersABoundedNumberOfFailures) {
   for (uint64_t step = 1; step <= kAbortsRememberedMax + 10; ++step) {
     f.Do(AbortEntry{kJob, {1, step}, Fixture::AttemptOf({1, step}), "x"});
   }
-  EXPECT_EQ(f.job().aborted.size(), kAbortsRememberedMax);
-  EXPECT_TRUE(f.job().aborted.contains({1, kAbortsRememberedMax + 10}));
+  EXPECT_EQ(f.job().over.size(), kAbortsRememberedMax);
+  EXPECT_TRUE(f.job().over.contains({1, kAbortsRememberedMax + 10}));
   f.NewEpoch(2, std::nullopt);
-  EXPECT_TRUE(f.job().aborted.empty()) << "an older epoch is fenced anyway";
+  EXPECT_TRUE(f.job().over.empty()) << "an older epoch is fenced anyway";
 }
 
 TEST(StoreState, RowsRebuildTheSameState) {

@@ -36,6 +36,35 @@ TEST(Store, NodesHearOfACommit) {
   host.Close();
 }
 
+TEST(Store, ANodeThatWasAwayHearsOfTheCommitOfAStepThatHasBeenDeletedSince) {
+  StoreHost host;
+  ASSERT_EQ(host.Open(), OkStatus());
+  TestRun run;
+  ASSERT_EQ(run.Start(host), OkStatus());
+  ASSERT_EQ(run.Save(host, 10, 1), OkStatus());
+  ASSERT_EQ(run.Save(host, 20, 2), OkStatus());
+  CheckpointKey key{1, 10};
+  Id attempt = host.store().state().FindCheckpoint(run.answer.job, key)->commit.attempt;
+  ASSERT_EQ(host.Run(host.store().Delete("team", "gpt", key)), OkStatus());
+  ASSERT_EQ(host.Restart(), OkStatus());
+  PollRequest poll{IdOf(1), IdOf(2), 0};
+  ASSERT_TRUE(host.Run(host.store().PollEvents(poll, host.In(1ms))).has_value());
+  // The daemon comes back with the shard that it had sealed before.
+  InventoryReport report{.node = IdOf(1), .incarnation = IdOf(2)};
+  format::ShardIdentity shard = run.Identity(0, 10, attempt);
+  ShardContent content = MakeContent(0, 1, 1, 3 * kTestChunk);
+  report.items.push_back({shard, ManifestOf(shard, content).root, 3 * kTestChunk});
+  ASSERT_EQ(host.Run(host.store().ReportInventory(report)), OkStatus());
+  auto answer = host.Run(host.store().PollEvents(poll, host.In(1s)));
+  ASSERT_TRUE(answer.has_value());
+  ASSERT_EQ(answer->events.size(), 1u);
+  EXPECT_EQ(answer->events[0].kind, NodeEvent::Kind::kCommitted) << answer->events[0].reason;
+  // An upload has nothing to do, and the checkpoint stays deleted.
+  EXPECT_EQ(host.Run(Upload(host.store(), shard, content)), OkStatus());
+  EXPECT_EQ(host.store().state().FindCheckpoint(run.answer.job, key), nullptr);
+  host.Close();
+}
+
 TEST(Store, KeepsCommittedCheckpointsOverACleanRestart) {
   StoreHost host;
   ASSERT_EQ(host.Open(), OkStatus());
