@@ -6,9 +6,9 @@
 //       here or sealed by a node that answered, with one root a rank; tell the nodes (kLocalSealed)
 //   T4  adopted attempts accept OpenPut, Seal and COMMIT past the fence; wait until they have
 //       ended, at most settle_timeout, up to three times that while bytes arrive
-//   T5  under the job's lock and the ledger lock: the newest checkpoint of the lineage that is
-//       intact and whose manifests verify; RESUME journalled; every other attempt of older epochs
-//       is over
+//   T5  under the job's lock: the newest checkpoint of the lineage that is intact and whose manifests
+//       verify; with the ledger lock too: RESUME journalled; every other attempt of older epochs is
+//       over
 //
 // A crash anywhere before T5 leaves an epoch without RESUME: nobody was given an answer; the ranks
 // register again and the next epoch settles what is left. A crash after T5: the answer is recorded.
@@ -24,6 +24,9 @@ namespace {
 
 constexpr size_t kSkipReasonBytesMax = 160;
 constexpr int kSettleExtensions = 3;
+// A read that fails once must not cost the newest checkpoint: the steps since an older one are lost.
+constexpr int kVerifyTries = 4;
+constexpr Nanos kVerifyPause = std::chrono::milliseconds(50);  // doubles
 
 void AddSkipped(format::ResumeEntry& resume, const CheckpointKey& key, std::string reason) {
   if (resume.skipped.size() >= kSkippedMax) return;
@@ -127,12 +130,15 @@ Task<void> Settler::WaitForCommits(std::vector<AttemptPtr> adopted) {
 
 Task<Result<format::ResumeEntry>> Settler::Resume(Id job, uint64_t epoch) {
   AsyncMutex::Hold lock = co_await core_.JobLock(job).Lock();
-  SharedLock::Hold ledger = co_await core_.ledger.Exclude();
   format::ResumeEntry resume;
   resume.job = job;
   resume.epoch = epoch;
-  SkipUnfinished(job, epoch, resume);
+  // Under the job's lock alone: other jobs go on saving while this one's manifests are read.
   REPRISE_CO_TRY(co_await ChooseParent(job, resume));
+  SharedLock::Hold ledger = co_await core_.ledger.Exclude();
+  std::vector<SkippedCheckpoint> older = std::exchange(resume.skipped, {});
+  SkipUnfinished(job, epoch, resume);
+  for (SkippedCheckpoint& skipped : older) AddSkipped(resume, skipped.key, skipped.reason);
   REPRISE_CO_TRY(co_await core_.log.Append({resume}));
   for (const AttemptPtr& attempt : parts_.attempts.OfJob(job)) {
     if (attempt->key.epoch >= epoch || attempt->ended()) continue;
@@ -170,7 +176,7 @@ Task<Status> Settler::ChooseParent(Id job, format::ResumeEntry& resume) {
                  fmt::format("{}: {}", MarkName(row.mark), row.mark_reason));
       continue;
     }
-    Status verified = co_await parts_.reads.Verify(row);
+    Status verified = co_await VerifyPatiently(row);
     if (verified.ok()) {
       resume.parent = row.commit.key;
       co_return OkStatus();
@@ -190,6 +196,18 @@ Task<Status> Settler::ChooseParent(Id job, format::ResumeEntry& resume) {
   co_return FailStatus(passing ? Code::kUnavailable : Code::kDataLoss,
                        "the job has {} checkpoints and none can be restored now; the newest: {}",
                        candidates.size(), resume.skipped.front().reason);
+}
+
+Task<Status> Settler::VerifyPatiently(CheckpointRow row) {
+  Nanos pause = kVerifyPause;
+  for (int attempt = 1;; ++attempt, pause *= 2) {
+    Status verified = co_await parts_.reads.Verify(row);
+    bool final = verified.ok() || verified.code() == Code::kDataLoss;
+    if (final || attempt == kVerifyTries || core_.ending()) co_return verified;
+    LogWarn("{}, try {} of {}: {}", NameOf(row.commit.key), attempt, kVerifyTries,
+            verified.ToString());
+    co_await core_.changed.WaitFor([this] { return core_.ending(); }, core_.Now() + pause);
+  }
 }
 
 }  // namespace reprise::lifecycle

@@ -266,8 +266,7 @@ void StoreState::Remember(JobState& job, OverRow over, Change& change) {
 }
 
 void StoreState::ForgetOver(JobState& job, uint64_t epoch, size_t keep, Change& change) {
-  while (!job.over.empty() &&
-         (job.over.size() > keep || job.over.begin()->first.epoch < epoch)) {
+  while (!job.over.empty() && (job.over.size() > keep || job.over.begin()->first.epoch < epoch)) {
     change.rows.push_back(RemoveRow(job.over.begin()->second));
     job.over.erase(job.over.begin());
   }

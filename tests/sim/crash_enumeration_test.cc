@@ -292,7 +292,7 @@ class Enumerator {
     auto session = host.Run(host.store().OpenRead(point.oracle.job, latest->key));
     if (!session.has_value()) Violation("latest is damaged: " + session.error().ToString());
   }
-  // The index is gone; the ring has wrapped, so the store must refuse and say what to do.
+  // The index is gone: rebuilt whole from the journal, or, when the ring has wrapped, refused in words.
   void LoseIndex(const CrashPoint& point) {
     ++statistics_.states;
     StoreHost host(point.disk, point.index, 6000);

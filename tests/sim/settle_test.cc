@@ -321,6 +321,21 @@ TEST_F(Settle, ADamagedNewestIsSkippedWithItsReason) {
   EXPECT_EQ(exact.error().code(), Code::kDataLoss);
 }
 
+TEST_F(Settle, AReadThatFailsOnceDoesNotCostTheNewest) {
+  SettleWorld w(1);
+  ASSERT_EQ(w.run_.Save(w.host_, 10, 1, kLength), OkStatus());
+  ASSERT_EQ(w.run_.Save(w.host_, 20, 2, kLength), OkStatus());
+  for (uint64_t failing = 1; failing <= 2; ++failing) {
+    w.host_.disk().ResetCounters();
+    w.host_.disk().faults.fail_read_at = failing;
+    auto answers = w.NextRun({0}, Nanos(0));
+    ASSERT_TRUE(answers[0].has_value()) << StatusOf(answers[0]);
+    EXPECT_EQ(answers[0]->resume, (CheckpointKey{1, 20}));
+    EXPECT_TRUE(answers[0]->skipped.empty());
+    EXPECT_GE(w.host_.disk().counters().reads, failing) << "nothing was read, nothing failed";
+  }
+}
+
 TEST_F(Settle, WithoutSettleASealedSnapshotIsLost) {
   SettleWorld w(2);
   w.options_.mutations.resume_without_settle = true;
