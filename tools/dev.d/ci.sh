@@ -15,6 +15,8 @@ readonly CI_SANITIZER_SIM_SEEDS=100
 ci_static() {
   STAGE_REPEAT="tools/dev fmt --check" counted_stage "format" format_check || true
   STAGE_REPEAT="tools/dev tidy" counted_stage "tidy" python3 tools/tidy.py || true
+  STAGE_REPEAT="python3 tools/faults.py" counted_stage "faults" python3 tools/faults.py || true
+  tail -n 1 "$BUILD_ROOT/logs/faults.log" || true
 }
 
 ci_release() {
