@@ -203,6 +203,9 @@ std::vector<Key> StoreKeys() {
       Text(
           "store.data_advertise", [](Config& c) -> std::string& { return c.store.data_advertise; },
           "Data plane address that nodes are told. Empty: where it listens."),
+      Flag(
+          "store.create", [](Config& c) -> bool& { return c.store.create; },
+          "Make a store where there is none. false: refuse, as when a volume is not mounted."),
       Size(
           "store.capacity", [](Config& c) -> uint64_t& { return c.store.capacity_bytes; },
           "Bytes for checkpoints. 0: 80 % of the free space when the directory is made."),
@@ -219,6 +222,15 @@ std::vector<Key> StoreKeys() {
       Number(
           "store.receive_buffers", [](Config& c) -> uint32_t& { return c.store.receive_buffers; },
           8, 4096, "Chunk buffers for receiving and reading; bounds the data plane's memory."),
+      Number(
+          "store.connections", [](Config& c) -> uint32_t& { return c.store.connections; }, 1, 65536,
+          "Connections of nodes to the data plane, at most."),
+      Duration(
+          "store.idle_timeout", [](Config& c) -> Nanos& { return c.store.idle_timeout; },
+          "A node that is silent for this long with an upload open is disconnected."),
+      Duration(
+          "store.read_idle_timeout", [](Config& c) -> Nanos& { return c.store.read_idle_timeout; },
+          "Likewise with only checkpoints open for reading."),
       Duration(
           "store.begin_window", [](Config& c) -> Nanos& { return c.store.begin_window; },
           "All ranks must have begun a step within this time of the first one."),
@@ -255,13 +267,20 @@ std::vector<Key> NodeKeys() {
       Number(
           "node.restore_ring_chunks",
           [](Config& c) -> uint32_t& { return c.node.restore_ring_chunks; }, 4, 4096,
-          "Chunks in the ring through which a process restores; fewer where slab_bytes lacks the room."),
+          "Chunks in the ring through which a process restores; fewer where slab_bytes lacks the "
+          "room."),
       Number(
           "node.upload_streams", [](Config& c) -> uint32_t& { return c.node.upload_streams; }, 1,
           64, "Shards uploaded at the same time."),
       Duration(
           "node.store_timeout", [](Config& c) -> Nanos& { return c.node.store_timeout; },
           "No progress towards the store for this long: drop the connection and retry."),
+      Duration(
+          "node.connect_timeout", [](Config& c) -> Nanos& { return c.node.connect_timeout; },
+          "How long connecting to the store's data plane is tried before it counts as away."),
+      Duration(
+          "node.seal_timeout", [](Config& c) -> Nanos& { return c.node.seal_timeout; },
+          "How long the store may take to make an uploaded shard durable."),
       Duration(
           "node.upload_retry", [](Config& c) -> Nanos& { return c.node.upload_retry; },
           "How long a sealed snapshot is retried before the save is reported as failed."),

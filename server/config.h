@@ -35,12 +35,16 @@ struct Config {
     std::string control_listen = "127.0.0.1:7700";
     std::string data_listen = "127.0.0.1:7701";
     std::string data_advertise;
+    bool create = true;
     uint64_t capacity_bytes = 0;
     uint64_t segment_bytes = 256 * limits::kMiB;
     uint32_t chunk_bytes = limits::kChunkBytesDefault;
     uint32_t journal_slots = 8192;
     bool prewrite = true;
     uint32_t receive_buffers = 64;
+    uint32_t connections = 1024;
+    Nanos idle_timeout = std::chrono::seconds(60);
+    Nanos read_idle_timeout = std::chrono::minutes(10);
     Nanos begin_window = std::chrono::seconds(60);
     Nanos attempt_timeout = std::chrono::minutes(30);
     Nanos settle_timeout = std::chrono::seconds(10);
@@ -56,6 +60,8 @@ struct Config {
     uint32_t restore_ring_chunks = 128;
     uint32_t upload_streams = 4;
     Nanos store_timeout = std::chrono::seconds(30);
+    Nanos connect_timeout = std::chrono::seconds(5);
+    Nanos seal_timeout = std::chrono::minutes(5);
     Nanos upload_retry = std::chrono::minutes(10);
     Nanos idle_exit{0};
   } node;

@@ -72,7 +72,9 @@ Task<Result<std::unique_ptr<catalog::Catalog>>> OpenIndex(Loop& loop, std::strin
 class StoreRole {
  public:
   Status Start(const Config& config) {
-    REPRISE_RETURN_IF_ERROR(MakeDirectories(config.store.directory));
+    if (config.store.create) {
+      REPRISE_RETURN_IF_ERROR(MakeDirectories(config.store.directory));
+    }
     REPRISE_RETURN_IF_ERROR(thread_.Start(IoOptionsOf(config)));
     REPRISE_RETURN_IF_ERROR(
         thread_.Call<Status>([&] { return OpenStore(config); }).Annotate("store"));
@@ -145,6 +147,7 @@ class StoreRole {
     options.directory = config.store.directory;
     options.journal_mirror_directory = config.store.journal_mirror_directory;
     options.prewrite_segments = config.store.prewrite;
+    options.create = config.store.create;
     options.geometry.chunk_bytes = config.store.chunk_bytes;
     options.geometry.segment_bytes = config.store.segment_bytes;
     options.geometry.journal_slots = config.store.journal_slots;
@@ -176,6 +179,9 @@ class StoreRole {
     options.description = Description("store");
     options.receive_buffers = config.store.receive_buffers;
     options.send_buffers = config.store.receive_buffers / 2;
+    options.connections_max = config.store.connections;
+    options.idle_timeout = config.store.idle_timeout;
+    options.read_idle_timeout = config.store.read_idle_timeout;
     data_plane_ = std::make_unique<dataplane::StoreServer>(thread_.io(), *store_, options);
     REPRISE_CO_RETURN_IF_ERROR(co_await data_plane_->Start());
     data_address_ =
@@ -281,6 +287,8 @@ class NodeRole {
       options.self = rng_.NewId();
       options.description = Description("node");
       options.progress_timeout = config.node.store_timeout;
+      options.connect_timeout = config.node.connect_timeout;
+      options.seal_timeout = config.node.seal_timeout;
       link_ = std::make_unique<RemoteStoreLink>(thread_.io(), *stub, options);
       coordinator_ = std::move(stub);
     }

@@ -96,7 +96,7 @@ class LocalStoreLink::StorePut : public std::enable_shared_from_this<StorePut> {
       co_return FailStatus(Code::kDeadlineExceeded,
                            "sending chunk {} of {}: the store freed no buffer for {:.1f} s "
                            "({} writes in flight); its disk is slow or hangs, or raise "
-                           "store_link.progress_timeout",
+                           "node.store_timeout",
                            index, name_, SecondsOf(shared_->options.progress_timeout), writing_);
     }
     MutableByteView copy = buffer.first(AlignUp(chunk.size(), limits::kIoAlignment));
@@ -328,7 +328,7 @@ class LocalStoreLink::StoreRead {
     if (!pages) {
       done->Set(FailStatus(Code::kDeadlineExceeded,
                            "reading chunk {} of rank {}: the store freed no buffer for {:.1f} s; "
-                           "its disk is slow or hangs, or raise store_link.progress_timeout",
+                           "its disk is slow or hangs, or raise node.store_timeout",
                            index, shard->identity.rank,
                            SecondsOf(shared_->options.progress_timeout)));
       co_return;

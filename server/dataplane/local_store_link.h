@@ -19,7 +19,6 @@
 
 namespace reprise::dataplane {
 
-// Each field is a key of the daemon's configuration, under "store_link".
 struct LocalStoreLinkOptions {
   uint32_t write_depth = limits::kCreditsDefault;     // chunks in flight of one upload
   uint32_t read_depth = 8;                            // chunks being read for one ReadChunks

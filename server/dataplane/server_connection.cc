@@ -54,7 +54,7 @@ ServerConnection::ServerConnection(StoreServer& server, SocketId socket)
       options_(server.options_),
       loop_(server.io_.loop()),
       link_(server.io_, socket, wire::Role::kStoreServer,
-            {"a new peer", server.options_.idle_timeout, "data_plane.idle_timeout"}),
+            {"a new peer", server.options_.idle_timeout, "store.idle_timeout"}),
       changed_(loop_),
       operations_(loop_) {}
 
@@ -90,11 +90,11 @@ Task<Result<Session::Expect>> ServerConnection::NextHeader() {
     std::string_view setting;
     if (!reads_.empty()) {
       limit = options_.read_idle_timeout;
-      setting = "data_plane.read_idle_timeout";
+      setting = "store.read_idle_timeout";
     }
     if (!puts_.empty()) {
       limit = options_.idle_timeout;
-      setting = "data_plane.idle_timeout";
+      setting = "store.idle_timeout";
     }
     Result<Session::Expect> expect = co_await link_.NextHeader(loop_.Now() + limit);
     if (expect.has_value() || expect.error().code() != Code::kDeadlineExceeded) co_return expect;
@@ -154,8 +154,7 @@ Status ServerConnection::CheckNewStream(uint64_t stream) const {
   }
   if (puts_.size() + reads_.size() >= options_.streams_per_connection_max) {
     return FailStatus(Code::kResourceExhausted,
-                      "{} streams are open on this connection; raise "
-                      "data_plane.streams_per_connection_max",
+                      "{} streams are open on this connection: close some, or open another one",
                       puts_.size() + reads_.size());
   }
   return OkStatus();
@@ -263,7 +262,7 @@ Task<Status> ServerConnection::OnChunk(FrameHeader header) {
   if (!buffer) {
     co_return FailStatus(Code::kDeadlineExceeded,
                          "receiving chunk {} of {}: no buffer became free for {:.1f} s ({}); the "
-                         "disk is slow or hangs, or raise data_plane.receive_buffers",
+                         "disk is slow or hangs, or raise store.receive_buffers",
                          header.offset, NameOf(*put), SecondsOf(options_.idle_timeout),
                          link_.LastProgress());
   }

@@ -152,7 +152,7 @@ Task<Status> ServerConnection::StreamChunks(Reading reading, wire::ReadChunks wa
       if (!buffer) {
         co_return FailStatus(Code::kDeadlineExceeded,
                              "reading chunk {} of rank {}: no buffer became free for {:.1f} s; "
-                             "other readers are slow, or raise data_plane.send_buffers",
+                             "other readers are slow, or raise store.receive_buffers",
                              next, wanted.rank, SecondsOf(options_.idle_timeout));
       }
       size_t size = format::ChunkLength(manifest->length, manifest->chunk_bytes, next);

@@ -57,8 +57,8 @@ Task<void> StoreServer::AcceptLoop([[maybe_unused]] Gate::Hold hold) {
     SocketId socket{static_cast<int>(accepted)};
     if (closing_ || connections_.size() >= options_.connections_max) {
       ++metrics_.connections_refused;
-      LogWarn("data plane {}: refused a connection: {} are open; raise data_plane.connections_max",
-              address_, connections_.size());
+      LogWarn("data plane {}: refused a connection: {} are open; raise store.connections", address_,
+              connections_.size());
       io_.CloseSocket(socket);
       continue;
     }

@@ -24,7 +24,7 @@
 
 namespace reprise::dataplane {
 
-// Each field is a key of the daemon's configuration, under "data_plane".
+// Messages name the keys of the daemon's configuration that set these, under "store".
 struct StoreServerOptions {
   std::string address = "127.0.0.1:0";
   Id self;                  // store id

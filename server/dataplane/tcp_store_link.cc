@@ -58,10 +58,10 @@ class TcpStoreLink::State {
     co_return reader;
   }
   StoreChannel::CallOptions Call(std::string phase) const {
-    return {std::move(phase), options.progress_timeout, "store_link.progress_timeout"};
+    return {std::move(phase), options.progress_timeout, "node.store_timeout"};
   }
   StoreChannel::CallOptions SealCall(std::string phase) const {
-    return {std::move(phase), options.seal_timeout, "store_link.seal_timeout"};
+    return {std::move(phase), options.seal_timeout, "node.seal_timeout"};
   }
 
   Io& io;
@@ -87,7 +87,7 @@ Task<Result<Channel>> TcpStoreLink::State::ConnectOnce(TimePoint deadline) {
   auto channel = std::make_shared<StoreChannel>(
       io, socket,
       ConnectionOptions{"store at " + options.address, options.progress_timeout,
-                        "store_link.progress_timeout"});
+                        "node.store_timeout"});
   std::erase_if(channels, [](const auto& known) { return known.expired(); });
   channels.push_back(channel);
   wire::Hello hello;
@@ -115,7 +115,7 @@ Task<Result<Channel>> TcpStoreLink::State::Connect() {
     if (next >= deadline) {
       co_return Fail(Code::kUnavailable,
                      "connecting to the store at {}: no success within {:.1f} s, last: {}; is the "
-                     "store running and the address right? Else raise store_link.connect_timeout",
+                     "store running and the address right? Else raise node.connect_timeout",
                      options.address, SecondsOf(options.connect_timeout), error.message());
     }
     co_await closing.WaitFor([this] { return closed; }, next);

@@ -19,7 +19,7 @@
 
 namespace reprise::dataplane {
 
-// Each field is a key of the daemon's configuration, under "store_link".
+// Messages name the keys of the daemon's configuration that set these, under "node".
 struct TcpStoreLinkOptions {
   std::string address;      // of the store: "host:port"
   Id self;                  // node id

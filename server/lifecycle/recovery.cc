@@ -91,7 +91,7 @@ Task<Status> Recovery::OpenSuperblock() {
     if (!options_.create) {
       co_return Status(Code::kNotFound,
                        "SUPER holds no two copies that agree: not a store, or "
-                       "another volume is mounted here");
+                       "another volume is mounted here (store.create would make one)");
     }
     REPRISE_CO_RETURN_IF_ERROR(co_await MakeDirectoryContent());
   }
@@ -172,7 +172,7 @@ Task<Status> Recovery::OpenJournal() {
     co_return beyond
         ? recovered.error().Annotate(
               "the index is lost or empty, and the journal alone cannot rebuild it; put "
-              "back a copy of index/, or scan the segments (reprise doctor)")
+              "back a copy of index/ (the last one that was set aside is index.damaged)")
         : Status(recovered.error());
   }
   parts_->journal = std::move(recovered->journal);

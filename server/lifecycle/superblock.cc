@@ -36,6 +36,11 @@ Task<Result<SuperblockFile>> SuperblockFile::Open(Io& io, std::string directory,
   OpenOptions options;
   options.create = create;
   Result<FileId> file = co_await io.Open(directory + "/SUPER", options);
+  if (!file.has_value() && !create && file.error().code() == Code::kNotFound) {
+    co_return Fail(Code::kNotFound,
+                   "there is no store in {}: is its volume mounted? store.create would make one",
+                   directory);
+  }
   if (!file.has_value()) co_return Error(file.error().Annotate("store directory"));
   Status locked = co_await LockWhenFree(io, *file);
   if (!locked.ok()) {

@@ -23,11 +23,11 @@
 namespace reprise::node {
 
 struct NodeOptions {
-  std::string socket_path;            // where training processes connect
-  std::string slab_directory;         // in a tmpfs: slot files outlive the daemon process
-  uint64_t slab_bytes_max = 0;        // hard budget for all slot files; 0: half of what is free
+  std::string socket_path;             // where training processes connect
+  std::string slab_directory;          // in a tmpfs: slot files outlive the daemon process
+  uint64_t slab_bytes_max = 0;         // hard budget for all slot files; 0: half of what is free
   uint32_t restore_ring_chunks = 128;  // per restoring process, at most
-  uint32_t upload_streams_max = 4;    // shards uploaded at once
+  uint32_t upload_streams_max = 4;     // shards uploaded at once
   Nanos store_timeout = std::chrono::seconds(30);  // no progress towards a store: retry, then abort
   Nanos upload_retry_max = std::chrono::minutes(10);  // how long a sealed shard is retried
   // One long poll for events; also about how long Close may wait for a call under way.

@@ -15,7 +15,8 @@ constexpr uint64_t kFetchesMax = 16;  // of one process at once; more wait
 constexpr size_t kOpenMax = 64;       // checkpoints of one process
 constexpr size_t kShardsCached = 64;  // shard manifests of one open checkpoint
 constexpr uint32_t kRingChunksMax = 4096;
-constexpr uint64_t kRingChunksLeast = 16;  // for these, local copies that the store has are given up
+constexpr uint64_t kRingChunksLeast =
+    16;  // for these, local copies that the store has are given up
 constexpr Nanos kCopySlice = std::chrono::microseconds(500);
 
 }  // namespace

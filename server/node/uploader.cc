@@ -100,7 +100,7 @@ Task<void> Uploader::UploadWithRetries(std::shared_ptr<Save> save) {
     }
     if (now - last_progress >= context_.options.upload_retry_max) {
       on_failure_(save, status.Annotate(fmt::format(
-                            "{}: no progress in uploading for {:.0f} s (node.upload_retry_max)",
+                            "{}: no progress in uploading for {:.0f} s (node.upload_retry)",
                             save->spec.who, SecondsOf(now - last_progress))));
       co_return;
     }

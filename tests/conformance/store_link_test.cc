@@ -200,7 +200,7 @@ TEST_P(StoreLinkTest, AStoreWithoutProgressIsADeadlineThatNamesTheSetting) {
   auto upload = Open(shard);
   Status status = world_->Run(SendAll(*upload, shard));
   EXPECT_EQ(status.code(), Code::kDeadlineExceeded);
-  EXPECT_NE(status.message().find("store_link.progress_timeout"), std::string::npos) << status;
+  EXPECT_NE(status.message().find("node.store_timeout"), std::string::npos) << status;
   world_->OnStore([](FakeShardStore& store) { store.Release(); });
   Abandon(*upload);
 }

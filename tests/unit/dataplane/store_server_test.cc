@@ -182,7 +182,7 @@ TEST_F(StoreServerTest, APeerThatFallsSilentWithAnUploadOpenIsToldWhichSettingTo
   RawPeer peer(node_io_);
   peer.Greet();
   peer.OpenPut(shard_, 1);
-  ExpectExpelled(peer, "raise data_plane.idle_timeout");
+  ExpectExpelled(peer, "raise store.idle_timeout");
 }
 
 TEST_F(StoreServerTest, APeerThatFallsSilentInsideAFrameLosesTheConnection) {

@@ -64,7 +64,7 @@ TEST_F(TcpStoreLinkTest, AStoreThatIsAwayIsUnavailableWithinTheConnectTimeout) {
   Status status = Put(shard_);
   EXPECT_EQ(status.code(), Code::kUnavailable);
   EXPECT_NE(status.message().find("store:7000"), std::string::npos) << status;
-  EXPECT_NE(status.message().find("store_link.connect_timeout"), std::string::npos) << status;
+  EXPECT_NE(status.message().find("node.connect_timeout"), std::string::npos) << status;
   EXPECT_LE(SecondsTaken(begun), 5.0);
   EXPECT_GE(SecondsTaken(begun), 3.0);
 }
@@ -120,7 +120,7 @@ TEST_F(TcpStoreLinkTest, ACutNetworkIsADeadlineThatNamesPhaseAndSetting) {
   if (status.ok()) status = loop().RunTask(upload->Seal({}, {}, shard_.manifest.root));
   EXPECT_EQ(status.code(), Code::kDeadlineExceeded) << status;
   EXPECT_NE(status.message().find("sealing rank 0"), std::string::npos) << status;
-  EXPECT_NE(status.message().find("store_link.seal_timeout"), std::string::npos) << status;
+  EXPECT_NE(status.message().find("node.seal_timeout"), std::string::npos) << status;
   world_.net().HealAll();
   EXPECT_EQ(Put(shard_), OkStatus());
 }
@@ -145,7 +145,7 @@ TEST_F(TcpStoreLinkTest, ARestoreThatIsCutOffDoesNotTouchTheBuffersAfterwards) {
   auto buffers = std::make_unique<ReadBuffers>(8192, shard_.chunk_count());
   Status status = loop().RunTask((*source)->ReadChunks(shard_.manifest, 0, buffers->views()));
   EXPECT_EQ(status.code(), Code::kDeadlineExceeded);
-  EXPECT_NE(status.message().find("store_link.progress_timeout"), std::string::npos) << status;
+  EXPECT_NE(status.message().find("node.store_timeout"), std::string::npos) << status;
   Bytes before(buffers->bytes(80000).begin(), buffers->bytes(80000).end());
   store_.Release();
   world_.RunFor(std::chrono::seconds(10));

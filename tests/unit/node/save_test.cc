@@ -203,7 +203,7 @@ TEST_F(SaveTest, AnUploadThatMakesNoProgressForTooLongEndsTheSaveWithTheReason) 
     auto state = co_await client->AwaitPhase(grant->save, wire::SavePhase::kCommitted);
     EXPECT_EQ(state.phase, wire::SavePhase::kFailed);
     EXPECT_EQ(state.code, Code::kUnavailable);
-    EXPECT_THAT(state.message, HasSubstr("node.upload_retry_max"));
+    EXPECT_THAT(state.message, HasSubstr("node.upload_retry"));
     co_await Until([&] { return !coordinator_.skips.empty(); });
   });
 }
