@@ -40,6 +40,7 @@ struct Statistics {
   uint64_t points = 0;
   uint64_t states = 0;
   uint64_t nested = 0;
+  uint64_t largest_group = 0;  // entries made durable with one journal write
   uint64_t violations = 0;
   std::string first;
   std::map<std::string, uint64_t> kinds;
@@ -56,7 +57,8 @@ using Outcomes = std::vector<SimOutcome>;
 
 class Enumerator {
  public:
-  Enumerator(StoreOptions options, Effort effort) : options_(std::move(options)), effort_(effort) {}
+  Enumerator(StoreOptions options, Effort effort, CrashShape shape = {})
+      : options_(std::move(options)), effort_(effort), shape_(shape) {}
 
   Statistics Run() {
     StoreHost host(7);
@@ -67,8 +69,9 @@ class Enumerator {
       Violation("open: " + opened.ToString());
       return statistics_;
     }
-    std::optional<std::string> failed = CrashWorkload(host, oracle).Run();
+    std::optional<std::string> failed = CrashWorkload(host, oracle, shape_).Run();
     if (failed.has_value()) Violation("workload: " + *failed);
+    NoteGroups(host);
     if (!Done()) Rot(host, oracle);
     host.disk().OnEvent(nullptr);
     return statistics_;
@@ -79,6 +82,18 @@ class Enumerator {
   void Violation(std::string text) {
     ++statistics_.kinds[text];
     if (statistics_.violations++ == 0) statistics_.first = std::move(text);
+  }
+
+  void NoteGroups(StoreHost& host) {
+    Bytes journal = host.disk().Contents("/store/JOURNAL.0").value_or(Bytes());
+    for (size_t at = 0; at + limits::kJournalSlotBytes <= journal.size();
+         at += limits::kJournalSlotBytes) {
+      auto slot = format::DecodeSlot(ByteView(journal).subspan(at, limits::kJournalSlotBytes),
+                                     host.store().id());
+      if (!slot.has_value()) continue;
+      statistics_.largest_group =
+          std::max<uint64_t>(statistics_.largest_group, slot->entries.size());
+    }
   }
 
   void At(StoreHost& host, const CrashOracle& oracle) {
@@ -279,11 +294,11 @@ class Enumerator {
     auto latest = host.Run(host.store().Resolve("team", "gpt", {}));
     if (!latest.has_value()) return Violation("no latest: " + latest.error().ToString());
     const CheckpointRow* row = host.store().state().FindCheckpoint(point.oracle.job, latest->key);
-    uint64_t offset = row->commit.manifest.run.offset;
+    format::Run run = row->commit.manifest.run;
     host.Kill();
     host.disk().Crash(LoseUnflushed);
     host.index().Crash(host.index().unflushed_count());
-    host.disk().FlipBit("/store/seg/00000000", offset + 100, 5);
+    host.disk().FlipBit(fmt::format("/store/seg/{:08}", run.segment), run.offset + 100, 5);
     if (Status opened = host.Open(RecoveryOptions()); !opened.ok()) {
       return Violation("a rotten manifest stops the store: " + opened.ToString());
     }
@@ -309,27 +324,62 @@ class Enumerator {
 
   const StoreOptions options_;
   const Effort effort_;
+  const CrashShape shape_;
   Statistics statistics_;
 };
 
-TEST(CrashEnumeration, NoCrashStateBreaksAPromise) {
-  SetLogLevel(LogLevel::kError);
-  Statistics result = Enumerator(EnumerationOptions(), Effort()).Run();
+void Print(const Statistics& result) {
   std::printf(
       "crash points: %llu (all outcomes up to %llu, above that single and pair deviations "
       "and samples)\n",
       static_cast<unsigned long long>(result.points),
       static_cast<unsigned long long>(Effort().exhaustive_states));
-  std::printf("crash states: %llu, violations: %llu, nested: %llu\n",
+  std::printf("crash states: %llu, violations: %llu, nested: %llu, largest group: %llu entries\n",
               static_cast<unsigned long long>(result.states),
               static_cast<unsigned long long>(result.violations),
-              static_cast<unsigned long long>(result.nested));
+              static_cast<unsigned long long>(result.nested),
+              static_cast<unsigned long long>(result.largest_group));
   for (const auto& [kind, count] : result.kinds) {
     std::printf("  %llu x %s\n", static_cast<unsigned long long>(count), kind.c_str());
   }
+}
+
+TEST(CrashEnumeration, NoCrashStateBreaksAPromise) {
+  SetLogLevel(LogLevel::kError);
+  Statistics result = Enumerator(EnumerationOptions(), Effort()).Run();
+  Print(result);
   EXPECT_EQ(result.violations, 0u) << result.first;
   EXPECT_GT(result.states, 1000u);
   EXPECT_GT(result.nested, 1000u);
+}
+
+constexpr CrashShape kTwoNodesAtOnce{.at_once = true, .nodes = 2};
+
+StoreOptions AtOnceOptions() {
+  StoreOptions options = EnumerationOptions();
+  options.geometry.segment_count = 2;
+  return options;
+}
+
+TEST(CrashEnumeration, NorWithTwoNodesAndSavesAndADeleteAtOnce) {
+  SetLogLevel(LogLevel::kError);
+  Statistics result = Enumerator(AtOnceOptions(), Effort(), kTwoNodesAtOnce).Run();
+  Print(result);
+  EXPECT_EQ(result.violations, 0u) << result.first;
+  EXPECT_GT(result.states, 1000u);
+  EXPECT_GT(result.nested, 1000u);
+  EXPECT_GE(result.largest_group, 2u) << "no group had to carry more than one entry";
+}
+
+// A barrier in the way of several saves at once is missed there as well.
+TEST(CrashEnumeration, BarriersRemovedAreCaughtInSavesAtOnceToo) {
+  SetLogLevel(static_cast<LogLevel>(static_cast<int>(LogLevel::kError) + 1));
+  StoreOptions options = AtOnceOptions();
+  options.mutations.prepared_before_flush = true;
+  EXPECT_GT(Enumerator(options, kSearch, kTwoNodesAtOnce).Run().violations, 0u);
+  options = AtOnceOptions();
+  options.mutations.free_before_delete_durable = true;
+  EXPECT_GT(Enumerator(options, kSearch, kTwoNodesAtOnce).Run().violations, 0u);
 }
 
 struct Removed {

@@ -7,21 +7,31 @@
 //   epoch 2: settle adopts 4 from the node's inventory, the node uploads it; RESUME from 4; save 5
 //
 // The volume has one segment of 16 cells: 3 fits only where 1 lay, 4 only where 2 lay.
+//
+// At once (CrashShape): the ranks of a save upload side by side, 3 and 4 are saved at the same time while
+// 1 is deleted, so that journal groups hold entries of several shards, commits and the delete; every
+// rank is on a node of its own, each of which holds and reports its own shard only.
 #pragma once
 
 #include "tests/sim/crash_oracle.h"
 
 namespace reprise::lifecycle {
 
+struct CrashShape {
+  bool at_once = false;
+  uint32_t nodes = 1;
+};
+
 class CrashWorkload {
  public:
-  CrashWorkload(StoreHost& host, CrashOracle& oracle) : host_(host), oracle_(oracle) {
+  CrashWorkload(StoreHost& host, CrashOracle& oracle, CrashShape shape = {})
+      : host_(host), oracle_(oracle), shape_(shape) {
     run_.world = oracle.world;
   }
 
   // Runs all of it. A failure to do what it must be able to do is reported as a violation.
   std::optional<std::string> Run() {
-    StartNode();
+    for (uint32_t node = 0; node < shape_.nodes; ++node) StartNode(node);
     if (Status up = run_.Start(host_); !up.ok()) return "register: " + up.ToString();
     oracle_.job = run_.answer.job;
     oracle_.resumed[1] = run_.answer.resume;
@@ -31,6 +41,7 @@ class CrashWorkload {
       }
     }
     if (auto failed = DeleteWhileSaving(); failed.has_value()) return failed;
+    if (shape_.at_once && !Step(4).committed) return "4 was not saved beside 3";
     if (Status gone = Delete(2); !gone.ok()) return "delete 2: " + gone.ToString();
     return CrashAndResume();
   }
@@ -40,16 +51,16 @@ class CrashWorkload {
   CrashOracle::Step& Step(uint64_t step) { return oracle_.steps[Key(step)]; }
 
   // A node daemon that listens: commits count as acknowledged when it hears of them.
-  void StartNode() {
-    host_.loop().Spawn([](CrashWorkload& self) -> Task<void> {
-      PollRequest poll{IdOf(900000), IdOf(77), 0};
+  void StartNode(uint32_t node) {
+    host_.loop().Spawn([](CrashWorkload& self, uint32_t node) -> Task<void> {
+      PollRequest poll{IdOf(900000 + node), IdOf(77 + node), 0};
       while (true) {
         auto answer = co_await self.host_.store().PollEvents(poll, self.host_.In(600s));
         if (!answer.has_value()) co_return;
         poll.after = answer->cursor;
         for (const NodeEvent& event : answer->events) self.OnEvent(event);
       }
-    }(*this));
+    }(*this, node));
   }
   void OnEvent(const NodeEvent& event) {
     if (event.kind == NodeEvent::Kind::kCommitted) oracle_.steps[event.key].committed = true;
@@ -103,7 +114,29 @@ class CrashWorkload {
     }
     return Finish(step, 0);
   }
+  // Every rank of every one of these steps in a coroutine of its own.
+  Status SealAtOnce(const std::vector<CheckpointKey>& keys) {
+    auto left = std::make_shared<size_t>(keys.size() * oracle_.world);
+    auto failure = std::make_shared<Status>();
+    for (const CheckpointKey& key : keys) {
+      for (uint32_t rank = 0; rank < oracle_.world; ++rank) {
+        host_.loop().Spawn([](CrashWorkload& self, CheckpointKey key, uint32_t rank,
+                              std::shared_ptr<size_t> left,
+                              std::shared_ptr<Status> failure) -> Task<void> {
+          Status sealed = co_await self.Seal(rank, key, false);
+          if (failure->ok()) *failure = std::move(sealed);
+          --*left;
+        }(*this, key, rank, left, failure));
+      }
+    }
+    if (!Until([&] { return *left == 0; })) return {Code::kInternal, "an upload never ended"};
+    return *failure;
+  }
   Status Finish(uint64_t step, uint32_t first_rank) {
+    if (shape_.at_once && first_rank == 0) {
+      REPRISE_RETURN_IF_ERROR(SealAtOnce({Key(step)}));
+      first_rank = run_.world;
+    }
     for (uint32_t rank = first_rank; rank < run_.world; ++rank) {
       REPRISE_RETURN_IF_ERROR(host_.Run(Seal(rank, Key(step), false)));
     }
@@ -117,6 +150,15 @@ class CrashWorkload {
     return status;
   }
 
+  Status SaveThird() {
+    if (!shape_.at_once) return Save(3, false);
+    REPRISE_RETURN_IF_ERROR(BeginStep(3));
+    REPRISE_RETURN_IF_ERROR(BeginStep(4));
+    REPRISE_RETURN_IF_ERROR(SealAtOnce({Key(3), Key(4)}));
+    bool both = Until([&] { return Step(3).committed && Step(4).committed; });
+    return both ? OkStatus() : Status(Code::kInternal, "3 and 4 never committed");
+  }
+
   std::optional<std::string> DeleteWhileSaving() {
     uint64_t used = host_.store().usage().used_bytes;
     Step(1).delete_requested = true;
@@ -125,17 +167,18 @@ class CrashWorkload {
       out = co_await self.host_.store().Delete("team", "gpt", self.Key(1));
       if (out->ok()) self.Step(1).deleted = true;
     }(*this, deleted));
-    Until([&] { return host_.store().usage().used_bytes < used; });
-    if (Status saved = Save(3, false); !saved.ok()) return "save 3: " + saved.ToString();
+    if (!shape_.at_once) Until([&] { return host_.store().usage().used_bytes < used; });
+    if (Status saved = SaveThird(); !saved.ok()) return "save 3: " + saved.ToString();
     if (!Until([&] { return deleted.has_value(); })) return "delete 1 never ended";
     if (!deleted->ok()) return "delete 1: " + deleted->ToString();
     return std::nullopt;
   }
 
-  // All ranks seal step 4 in their node's memory, then die; a new run registers.
+  // All ranks seal the next step in their node's memory, then die; a new run registers.
   std::optional<std::string> CrashAndResume() {
-    if (Status begun = BeginStep(4); !begun.ok()) return "begin 4: " + begun.ToString();
-    CheckpointKey key = Key(4);
+    uint64_t saved = shape_.at_once ? 4 : 3;
+    if (Status begun = BeginStep(saved + 1); !begun.ok()) return "begin: " + begun.ToString();
+    CheckpointKey key = Key(saved + 1);
     oracle_.steps[key].local_everywhere = true;
     TestRun next = run_;
     next.launch = 2;
@@ -162,9 +205,13 @@ class CrashWorkload {
           while (!answers.back().has_value()) co_await self.host_.loop().Sleep(1ms);
         }(*this, next, started));
     if (!Until([&] { return settle_token_ != 0 || started.has_value(); })) return "no settle";
-    ReportSealed(key);
+    for (uint32_t node = 0; node < shape_.nodes; ++node) ReportSealed(key, node);
     Until([&] { return adopted_ || started.has_value(); });
-    for (uint32_t rank = 0; rank < run_.world && adopted_; ++rank) {
+    if (adopted_ && shape_.at_once) {
+      Status sealed = SealAtOnce({key});
+      if (!sealed.ok()) return "upload of adopted shards: " + sealed.ToString();
+    }
+    for (uint32_t rank = 0; rank < run_.world && adopted_ && !shape_.at_once; ++rank) {
       Status sealed = host_.Run(Seal(rank, key, false));
       if (!sealed.ok()) return "upload of an adopted shard: " + sealed.ToString();
     }
@@ -172,8 +219,8 @@ class CrashWorkload {
     if (!started->ok()) return "epoch 2: " + started->ToString();
     if (next.answer.resume != key) return "a snapshot sealed by every rank was lost to the fence";
     run_ = next;
-    if (Status gone = DeleteOld(3); !gone.ok()) return "delete 3: " + gone.ToString();
-    if (Status saved = Save(5, false); !saved.ok()) return "save 5: " + saved.ToString();
+    if (Status gone = DeleteOld(saved); !gone.ok()) return "delete the last: " + gone.ToString();
+    if (Status more = Save(saved + 2, false); !more.ok()) return "save once more: " + more.ToString();
     return std::nullopt;
   }
   Status DeleteOld(uint64_t step) {
@@ -183,13 +230,13 @@ class CrashWorkload {
     if (status.ok()) oracle_.steps[key].deleted = true;
     return status;
   }
-  void ReportSealed(CheckpointKey key) {
+  void ReportSealed(CheckpointKey key, uint32_t node) {
     InventoryReport report;
-    report.node = IdOf(900000);
-    report.incarnation = IdOf(77);
+    report.node = IdOf(900000 + node);
+    report.incarnation = IdOf(77 + node);
     report.settle_token = settle_token_;
     const CrashOracle::Step& step = oracle_.steps[key];
-    for (uint32_t rank = 0; rank < oracle_.world; ++rank) {
+    for (uint32_t rank = node; rank < oracle_.world; rank += shape_.nodes) {
       format::ShardIdentity identity{oracle_.job, key, step.attempt, rank, oracle_.world};
       ShardContent content = MakeContent(rank, oracle_.world, step.seed, oracle_.length);
       report.items.push_back({identity, ManifestOf(identity, content).root, oracle_.length});
@@ -200,6 +247,7 @@ class CrashWorkload {
 
   StoreHost& host_;
   CrashOracle& oracle_;
+  const CrashShape shape_;
   TestRun run_;
   uint64_t settle_token_ = 0;
   bool adopted_ = false;
