@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 
+import numpy
 import pytest
 
 from rank import Rank, RankError, all_do
@@ -359,6 +360,38 @@ def test_a_flipped_byte_in_a_segment_is_found_and_named(cluster, start_ranks, cl
     codes = [cli("verify", f"test/job@{step}").returncode for step in (1, 2)]
     assert sorted(codes) == [0, 5], "one checkpoint is damaged, the other is not"
     assert store.process.poll() is None and digest_before
+
+
+def test_rotten_payload_fails_one_restore_and_the_next_run_resumes_from_an_older_step(
+        cluster, start_ranks, cli):
+    cluster.start_store()
+    first = start_ranks([cluster.start_node("a")], 1)
+    first[0].do("restore")
+    digest = save_step(first, 1)[0]
+    save_step(first, 2)
+    first[0].kill()
+    start = numpy.random.default_rng([0, 2, *b"w0"]).random(1024, dtype=numpy.float32).tobytes()
+    for segment in (cluster.directory / "store" / "seg").iterdir():
+        position = segment.read_bytes().find(start)
+        if position >= 0:
+            break
+    assert position >= 0, "step 2 is nowhere in the store"
+    with segment.open("r+b") as out:
+        out.seek(position + 100)
+        out.write(bytes([start[100] ^ 1]))
+        out.flush()
+        os.fsync(out.fileno())
+    # A node without a copy of its own: everything comes from the store.
+    node = cluster.start_node("b")
+    second = start_ranks([node], 1)[0]
+    with pytest.raises(RankError) as refused:
+        second.do("restore")
+    assert refused.value.kind == "DataLoss" and "digest" in refused.value.message
+    second.kill()
+    third = start_ranks([node], 1)[0].do("restore")
+    assert third["step"] == 1 and third["digest"] == digest
+    assert "digest" in str(third["skipped"]) and "2" in str(third["skipped"]), third["skipped"]
+    assert "damaged" in cli("ls", "--all", "test/job").stdout
 
 
 def test_daemon_not_running_and_wrong_address_say_what_to_do(tmp_path, cluster):

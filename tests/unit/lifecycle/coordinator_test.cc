@@ -101,6 +101,30 @@ TEST(Epochs, ADeadProcessDoesNotKeepItsJob) {
   c.host.Close();
 }
 
+TEST(Epochs, RanksOfOneLaunchMustNameOneWorld) {
+  Cluster c(2);
+  c.Poll(0);
+  std::optional<Result<RegisterAnswer>> first;
+  c.host.loop().Spawn([](Cluster& c, std::optional<Result<RegisterAnswer>>& out) -> Task<void> {
+    out = co_await c.host.store().Register(c.run.RequestOf(0), c.host.In(60s));
+  }(c, first));
+  c.host.RunFor(1ms);
+  TestRun other = c.run;
+  other.world = 3;
+  auto refused = c.Register(other.RequestOf(1));
+  ASSERT_FALSE(refused.has_value());
+  EXPECT_EQ(refused.error().code(), Code::kInvalidArgument);
+  EXPECT_NE(refused.error().message().find("start all ranks with one world size"),
+            std::string::npos)
+      << refused.error();
+  // The launch that it tried to join goes on.
+  ASSERT_TRUE(c.Register(c.run.RequestOf(1), 60s).has_value());
+  c.host.loop().RunUntil([&] { return first.has_value(); });
+  ASSERT_TRUE(first->has_value()) << StatusOf(*first);
+  EXPECT_EQ((*first)->epoch, 1u);
+  c.host.Close();
+}
+
 TEST(Epochs, BadNamesAndRanksAreRefused) {
   Cluster c(2);
   RegisterRequest request = c.run.RequestOf(0);

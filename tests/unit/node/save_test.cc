@@ -303,6 +303,31 @@ TEST_F(SaveTest, SavingBeforeRegistrationAndAnUnknownLayoutAreRefused) {
   });
 }
 
+TEST_F(SaveTest, ALayoutUnderAForeignDigestAndOneOfAnotherLengthAreRefused) {
+  Run([this]() -> Task<void> {
+    auto client = co_await Trainer();
+    format::Layout layout = TestLayout(8);
+    wire::SaveBegin begin;
+    begin.step = 40;
+    begin.length = layout.shard_bytes;
+    begin.layout = DigestOf(Bytes{1, 2, 3});
+    begin.layout_bytes = format::EncodeLayout(layout);
+    begin.metadata = "{}";
+    co_await client->Send(begin, 7);
+    Status foreign = (co_await client->Await(wire::Opcode::kSaveGrant)).error();
+    EXPECT_EQ(foreign.code(), Code::kInvalidArgument) << foreign;
+    EXPECT_THAT(foreign.message(), HasSubstr("digest"));
+    begin.layout = format::LayoutDigest(layout);
+    begin.length = layout.shard_bytes + 4096;
+    co_await client->Send(begin, 8);
+    Status longer = (co_await client->Await(wire::Opcode::kSaveGrant)).error();
+    EXPECT_EQ(longer.code(), Code::kInvalidArgument) << longer;
+    EXPECT_THAT(longer.message(), HasSubstr("the save for"));
+    // Nothing of either is left, and an honest save works.
+    co_await SaveAndCommit(*client, 41, layout);
+  });
+}
+
 TEST_F(SaveTest, ARankOutsideItsWorldIsRefusedBeforeAnythingElse) {
   Run([this]() -> Task<void> {
     LocalClient client(*io_, 3, 2);
