@@ -10,7 +10,8 @@
 namespace reprise::lifecycle {
 namespace {
 
-constexpr uint8_t kRowVersion = 1;
+// 2: the row of an attempt that is over says whether it was committed.
+constexpr uint8_t kRowVersion = 2;
 constexpr size_t kReasonBytesMax = limits::kErrorMessageMax;
 
 void AppendBigEndian(std::string& key, uint64_t value, int bytes) {
@@ -111,21 +112,21 @@ CheckpointRow GetCheckpointRow(ByteReader& reader) {
   return row;
 }
 
-OverRow GetOverRow(ByteReader& reader) {
+OverRow GetOverRow(ByteReader& reader, uint8_t version) {
   OverRow row;
   row.end = GetEntry<format::AbortEntry>(reader);
-  row.committed = reader.U8() != 0;
+  row.committed = version >= 2 ? reader.U8() != 0 : row.end.reason == "deleted";
   return row;
 }
 
-Row GetRow(char kind, ByteReader& reader) {
+Row GetRow(char kind, uint8_t version, ByteReader& reader) {
   switch (kind) {
     case 'j': return GetEntry<format::JobEntry>(reader);
     case 'e': return GetEpochRow(reader);
     case 'c': return GetCheckpointRow(reader);
     case 's': return GetEntry<format::PreparedEntry>(reader);
     case 'l': return GetEntry<format::LayoutEntry>(reader);
-    case 'x': return GetOverRow(reader);
+    case 'x': return GetOverRow(reader, version);
     default: reader.Fail(); return {};
   }
 }
@@ -151,7 +152,7 @@ Result<Row> DecodeRow(ByteView key, ByteView value) {
     return Fail(Code::kUnimplemented, "the index holds a row of version {}: use a newer reprised",
                 version);
   }
-  Row row = GetRow(key.empty() ? '\0' : static_cast<char>(key[0]), reader);
+  Row row = GetRow(key.empty() ? '\0' : static_cast<char>(key[0]), version, reader);
   if (!reader.AtEnd() || TextOf(key) != KeyOf(row)) {
     return Fail(Code::kDataLoss, "index row {} does not decode or lies under a foreign key",
                 HexOf(key.first(std::min<size_t>(key.size(), 40))));

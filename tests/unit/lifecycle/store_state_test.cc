@@ -231,6 +231,24 @@ TEST(StoreState, AFailedStepStaysFailedAndADeletedOneDeleted) {
   EXPECT_TRUE(f.Refuses(f.Prepared({1, 20}, 0)));
 }
 
+TEST(StoreState, RowsOfTheFirstVersionAreUnderstood) {
+  for (const char* reason : {"deleted", "rank 1 died"}) {
+    OverRow row{.end = {kJob, {1, 10}, Fixture::AttemptOf({1, 10}), reason}};
+    row.committed = std::string_view(reason) == "deleted";
+    ByteWriter first;
+    first.U8(1);
+    first.Blob(format::EncodeEntry(row.end));
+    std::string key = KeyOf(row);
+    auto decoded = DecodeRow(ViewOf(key), first.view());
+    ASSERT_TRUE(decoded.has_value()) << StatusOf(decoded);
+    EXPECT_EQ(std::get<OverRow>(*decoded), row);
+    // One of a newer build is left alone, not taken for damage.
+    Bytes newer = Bytes(first.view().begin(), first.view().end());
+    newer[0] = 9;
+    EXPECT_EQ(StatusOf(DecodeRow(ViewOf(key), newer)).code(), Code::kUnimplemented);
+  }
+}
+
 TEST(StoreState, RemembersABoundedNumberOfFailures) {
   Fixture f;
   f.Start();
