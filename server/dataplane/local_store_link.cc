@@ -25,6 +25,8 @@ struct LocalStoreLink::Shared {
   // One chunk is copied to a reader in each turn of the loop: where a disk ends many reads at once,
   // the next ones go to it before all of these are copied.
   Semaphore copying;
+  // Readers never hold more than half of the pool: a restore must not keep uploads from it.
+  Semaphore reading;
 
   Shared(Loop& node_loop, Loop& loop, lifecycle::ShardStore& shard_store, BufferPool& pool,
          LocalStoreLinkOptions link_options)
@@ -34,7 +36,8 @@ struct LocalStoreLink::Shared {
         buffers(pool),
         options(link_options),
         gate(loop),
-        copying(loop, 1) {}
+        copying(loop, 1),
+        reading(loop, std::max<size_t>(1, pool.buffer_count() / 2)) {}
 
   static Status Closed() { return Status(Code::kCancelled, "the link to the store is closed"); }
 };
@@ -323,16 +326,9 @@ class LocalStoreLink::StoreRead {
   Task<void> Read(OneShot<Status>* done, const format::ShardManifest* shard, uint64_t index,
                   MutableByteView buffer) {
     uint64_t length = format::ChunkLength(shard->length, shard->chunk_bytes, index);
-    TimePoint deadline = shared_->store_loop.Now() + shared_->options.progress_timeout;
-    BufferPool::Buffer pages = co_await shared_->buffers.Acquire(deadline);
-    if (!pages) {
-      done->Set(FailStatus(Code::kDeadlineExceeded,
-                           "reading chunk {} of rank {}: the store freed no buffer for {:.1f} s; "
-                           "its disk is slow or hangs, or raise node.store_timeout",
-                           index, shard->identity.rank,
-                           SecondsOf(shared_->options.progress_timeout)));
-      co_return;
-    }
+    // Waits for other readers, as long as the disk takes for them.
+    co_await shared_->reading.Acquire();
+    BufferPool::Buffer pages = co_await shared_->buffers.Acquire();
     MutableByteView read = pages.first(AlignUp(length, limits::kIoAlignment));
     Status status = co_await session_->ReadChunk(*shard, index, read);
     if (status.ok()) {
@@ -343,6 +339,8 @@ class LocalStoreLink::StoreRead {
       // As over TCP: the reader finds zeros behind a short chunk.
       std::ranges::fill(buffer.subspan(length), uint8_t{0});
     }
+    pages = {};
+    shared_->reading.Release();
     done->Set(std::move(status));
   }
 

@@ -15,6 +15,7 @@ constexpr uint64_t kFetchesMax = 16;  // of one process at once; more wait
 constexpr size_t kOpenMax = 64;       // checkpoints of one process
 constexpr size_t kShardsCached = 64;  // shard manifests of one open checkpoint
 constexpr uint32_t kRingChunksMax = 4096;
+constexpr uint64_t kRingChunksPlain = 64;  // more only where there is room for many such rings
 constexpr uint64_t kRingChunksLeast =
     16;  // for these, local copies that the store has are given up
 constexpr Nanos kCopySlice = std::chrono::microseconds(500);
@@ -254,7 +255,9 @@ Task<Status> RestoreService::RingAttach(wire::RingAttach message, uint64_t reque
   chunks = std::min({chunks, context_.options.restore_ring_chunks, kRingChunksMax});
   uint64_t stride = AlignUp(chunk_bytes, limits::kIoAlignment);
   uint64_t room = slab_.budget_bytes() - std::min(slab_.used_bytes(), slab_.budget_bytes());
-  uint64_t most = std::max(room / stride, kRingChunksLeast);
+  // Slots are attached after a restore, and other ranks want rings too: none may take it all.
+  uint64_t plenty = std::max(kRingChunksPlain, room / stride / 16);
+  uint64_t most = std::max(std::min(room / stride, plenty), kRingChunksLeast);
   chunks = static_cast<uint32_t>(std::min<uint64_t>(chunks, most));
   attaching_ring_ = true;
   auto scratch = co_await slab_.GrantScratch(chunks * stride,
