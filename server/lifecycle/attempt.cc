@@ -243,18 +243,19 @@ void Attempts::OnTimer(const Id& id) {
       Status aborted = co_await self.Abort(lost, reason);
       if (!aborted.ok()) LogWarn("{}", aborted.ToString());
     }(*this, attempt,
-                    fmt::format("{} did not begin step {} within {:.0f} s (begin_window)", late,
-                                attempt->key.step, SecondsOf(core_.options.begin_window))));
+                    fmt::format("{} did not begin step {} within {:.0f} s (store.begin_window)",
+                                late, attempt->key.step, SecondsOf(core_.options.begin_window))));
     return;
   }
   if (!settling && now >= attempt->last_progress + core_.options.attempt_timeout) {
-    core_.Spawn([](Attempts& self, AttemptPtr lost, std::string reason)
-                    -> Task<void> {
-      Status aborted = co_await self.Abort(lost, reason);
-      if (!aborted.ok()) LogWarn("{}", aborted.ToString());
-    }(*this, attempt,
-                    fmt::format("no progress for {:.0f} s (attempt_timeout); missing ranks {}",
-                                SecondsOf(core_.options.attempt_timeout), MissingRanks(*attempt))));
+    core_.Spawn(
+        [](Attempts& self, AttemptPtr lost, std::string reason)
+            -> Task<void> {
+          Status aborted = co_await self.Abort(lost, reason);
+          if (!aborted.ok()) LogWarn("{}", aborted.ToString());
+        }(*this, attempt,
+            fmt::format("no progress for {:.0f} s (store.attempt_timeout); missing ranks {}",
+                        SecondsOf(core_.options.attempt_timeout), MissingRanks(*attempt))));
     return;
   }
   if (settling) {

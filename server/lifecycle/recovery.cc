@@ -91,7 +91,7 @@ Task<Status> Recovery::OpenSuperblock() {
     if (!options_.create) {
       co_return Status(Code::kNotFound,
                        "SUPER holds no two copies that agree: not a store, or "
-                       "another volume is mounted here (store.create would make one)");
+                       "another volume is mounted here: mount the right one, or restore SUPER");
     }
     REPRISE_CO_RETURN_IF_ERROR(co_await MakeDirectoryContent());
   }
@@ -172,7 +172,7 @@ Task<Status> Recovery::OpenJournal() {
     co_return beyond
         ? recovered.error().Annotate(
               "the index is lost or empty, and the journal alone cannot rebuild it; put "
-              "back a copy of index/ (the last one that was set aside is index.damaged)")
+              "back a copy of index/ (index.damaged, if another build of reprised can read it)")
         : Status(recovered.error());
   }
   parts_->journal = std::move(recovered->journal);

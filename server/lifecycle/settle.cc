@@ -165,7 +165,8 @@ Task<Status> Settler::ChooseParent(Id job, format::ResumeEntry& resume) {
   for (const CheckpointRow* row : core_.state.Lineage(*core_.state.FindJob(job))) {
     candidates.push_back(*row);
   }
-  bool passing = false;  // a failure that a later try may not meet
+  bool passing = false;      // a failure that a later try may not meet
+  int tries = kVerifyTries;  // for all of them: a disk that reads nothing is told soon
   for (const CheckpointRow& row : candidates) {
     if (core_.mutations.resume_ignores_damage) {
       resume.parent = row.commit.key;
@@ -176,7 +177,7 @@ Task<Status> Settler::ChooseParent(Id job, format::ResumeEntry& resume) {
                  fmt::format("{}: {}", MarkName(row.mark), row.mark_reason));
       continue;
     }
-    Status verified = co_await VerifyPatiently(row);
+    Status verified = co_await VerifyPatiently(row, tries);
     if (verified.ok()) {
       resume.parent = row.commit.key;
       co_return OkStatus();
@@ -198,14 +199,15 @@ Task<Status> Settler::ChooseParent(Id job, format::ResumeEntry& resume) {
                        candidates.size(), resume.skipped.front().reason);
 }
 
-Task<Status> Settler::VerifyPatiently(CheckpointRow row) {
+Task<Status> Settler::VerifyPatiently(CheckpointRow row, int& tries) {
   Nanos pause = kVerifyPause;
-  for (int attempt = 1;; ++attempt, pause *= 2) {
+  for (;; pause *= 2) {
     Status verified = co_await parts_.reads.Verify(row);
     bool final = verified.ok() || verified.code() == Code::kDataLoss;
-    if (final || attempt == kVerifyTries || core_.ending()) co_return verified;
-    LogWarn("{}, try {} of {}: {}", NameOf(row.commit.key), attempt, kVerifyTries,
-            verified.ToString());
+    if (final || tries <= 1 || core_.ending()) co_return verified;
+    --tries;
+    LogWarn("{}: {}; read again, at most {} times more", NameOf(row.commit.key),
+            verified.ToString(), tries);
     co_await core_.changed.WaitFor([this] { return core_.ending(); }, core_.Now() + pause);
   }
 }

@@ -36,7 +36,7 @@ class Settler {
   Task<Result<format::ResumeEntry>> Resume(Id job, uint64_t epoch);
   void SkipUnfinished(const Id& job, uint64_t epoch, format::ResumeEntry& resume) const;
   Task<Status> ChooseParent(Id job, format::ResumeEntry& resume);
-  Task<Status> VerifyPatiently(CheckpointRow row);
+  Task<Status> VerifyPatiently(CheckpointRow row, int& tries);
 
   Core& core_;
   Parts parts_;

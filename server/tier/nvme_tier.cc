@@ -102,6 +102,7 @@ class NvmeTierImpl final : public Tier {
     bool suspect = false;
     bool flush_failed = false;
     bool flushing = false;
+    uint32_t erasers = 0;  // erasures that wait for their turn to flush
     std::shared_ptr<FlushBatch> next_flush;
   };
   // Pieces of one call.
@@ -458,7 +459,7 @@ Task<Status> NvmeTierImpl::FlushSegments(std::set<uint32_t> indices) {
       segment.next_flush = std::make_shared<FlushBatch>(io_.loop());
     }
     batches.push_back(segment.next_flush);
-    if (segment.flushing) continue;
+    if (segment.flushing || segment.erasers > 0) continue;
     segment.flushing = true;
     io_.loop().Spawn(RunFlushes(index));
   }
@@ -474,7 +475,7 @@ Task<Status> NvmeTierImpl::FlushSegments(std::set<uint32_t> indices) {
 // F1, F2
 Task<void> NvmeTierImpl::RunFlushes(uint32_t index) {
   Segment& segment = segments_[index];
-  while (segment.next_flush != nullptr) {
+  while (segment.next_flush != nullptr && segment.erasers == 0) {
     std::shared_ptr<FlushBatch> batch = std::exchange(segment.next_flush, nullptr);
     Status status = co_await FlushOnce(index);
     batch->done.Set(status);
@@ -511,12 +512,14 @@ Task<Status> NvmeTierImpl::Erase(Run run) {
   std::memset(zeros.data(), 0, zeros.size());
   Status status = co_await WriteFully(io_, segment.file, zeros.view(), run.offset);
   if (status.ok() && !options_.mutations.skip_flush) {
+    ++segment.erasers;
     co_await changed_.WaitFor([&segment] { return !segment.flushing; });
+    --segment.erasers;
     segment.flushing = true;
     status = co_await FlushFile(io_, segment.file);
     // Those who wrote before must hear of it as well.
     if (!status.ok()) segment.flush_failed = true;
-    if (segment.next_flush != nullptr) {
+    if (segment.next_flush != nullptr && segment.erasers == 0) {
       io_.loop().Spawn(RunFlushes(run.segment));  // who came meanwhile; it ends `flushing`
     } else {
       segment.flushing = false;
