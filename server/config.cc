@@ -97,11 +97,19 @@ Key Size(std::string_view path, std::function<uint64_t&(Config&)> field, std::st
           [field](const Config& config) { return PrintSize(field(const_cast<Config&>(config))); }};
 }
 
-Key Duration(std::string_view path, std::function<Nanos&(Config&)> field, std::string_view doc) {
+enum class Zero { kAllowed, kRefused };
+
+Key Duration(std::string_view path, std::function<Nanos&(Config&)> field, std::string_view doc,
+             Zero zero = Zero::kRefused) {
   return {
       path, doc,
-      [field](Config& config, const std::string& text) -> Status {
-        REPRISE_ASSIGN_STATUS(field(config), ParseDuration(text));
+      [field, zero](Config& config, const std::string& text) -> Status {
+        REPRISE_ASSIGN_STATUS(Nanos span, ParseDuration(text));
+        if (span == Nanos{0} && zero == Zero::kRefused) {
+          return FailStatus(Code::kInvalidArgument, "'{}': a timeout here must be above zero",
+                            text);
+        }
+        field(config) = span;
         return OkStatus();
       },
       [field](const Config& config) { return PrintDuration(field(const_cast<Config&>(config))); }};
@@ -168,7 +176,7 @@ std::vector<Key> ProcessKeys() {
           {"debug", "info", "warn", "error"}, "Least important log lines to print."),
       Duration(
           "shutdown_timeout", [](Config& c) -> Nanos& { return c.shutdown_timeout; },
-          "How long SIGTERM waits for sealed snapshots to reach the store."),
+          "How long SIGTERM waits for sealed snapshots to reach the store.", Zero::kAllowed),
       Choice(
           "io.engine", [](Config& c) -> std::string& { return c.io.engine; },
           {"auto", "uring", "threads"},
@@ -246,7 +254,8 @@ std::vector<Key> StoreKeys() {
           "A node daemon that is silent for this long counts as gone."),
       Duration(
           "store.inventory_grace", [](Config& c) -> Nanos& { return c.store.inventory_grace; },
-          "After a restart: how long to collect inventories before the first resume."),
+          "After a restart: how long to collect inventories before the first resume.",
+          Zero::kAllowed),
   };
 }
 
@@ -286,7 +295,7 @@ std::vector<Key> NodeKeys() {
           "How long a sealed snapshot is retried before the save is reported as failed."),
       Duration(
           "node.idle_exit", [](Config& c) -> Nanos& { return c.node.idle_exit; },
-          "Exit this long after the last training process left. 0s: never."),
+          "Exit this long after the last training process left. 0s: never.", Zero::kAllowed),
   };
 }
 
@@ -405,13 +414,15 @@ Result<uint64_t> ParseSize(std::string_view text) {
 }
 
 Result<Nanos> ParseDuration(std::string_view text) {
+  static constexpr Nanos kTenYears = std::chrono::hours(24 * 3650);
   static constexpr std::pair<std::string_view, int64_t> kUnits[] = {
       {"ms", 1'000'000}, {"s", 1'000'000'000}, {"m", 60'000'000'000}, {"h", 3600'000'000'000}};
   int64_t value = 0;
   auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   std::string_view unit(end, text.data() + text.size() - end);
   for (const auto& [name, factor] : kUnits) {
-    if (error == std::errc() && unit == name && value >= 0 && value <= INT64_MAX / factor) {
+    // Ten years at most: a deadline that far away still adds up.
+    if (error == std::errc() && unit == name && value >= 0 && value <= kTenYears.count() / factor) {
       return Nanos(value * factor);
     }
   }

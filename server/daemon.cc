@@ -152,7 +152,7 @@ class StoreRole {
     options.geometry.segment_bytes = config.store.segment_bytes;
     options.geometry.journal_slots = config.store.journal_slots;
     uint64_t capacity = config.store.capacity_bytes;
-    if (capacity == 0) {
+    if (capacity == 0 && config.store.create) {
       REPRISE_CO_ASSIGN_STATUS(uint64_t free,
                                co_await thread_.io().FreeBytes(config.store.directory));
       capacity = free / 10 * 8;

@@ -90,7 +90,7 @@ class Planner {
         "the index holds groups up to {}, but the journal ({}) has gone on to {} and keeps only "
         "{}: "
         "the index is older than the journal reaches (was it restored from a backup?). Restore a "
-        "newer copy of index/, or run `reprise repair` to rebuild the index from the segments",
+        "newer copy of index/",
         applied_.seq, Names(), newest_, slots_);
   }
 
@@ -114,7 +114,7 @@ class Planner {
     return FailStatus(Code::kDataLoss,
                       "ALARM: the index holds groups up to {}, but both journal copies ({}) end at "
                       "{}: the device acknowledged writes that it then lost. Do not trust this "
-                      "device; replace it, and run `reprise repair` to see what survived",
+                      "device: replace it, and take a backup of index/ and journal from before",
                       applied_.seq, Names(), newest_);
   }
 
@@ -167,8 +167,7 @@ class Planner {
             Code::kDataLoss,
             "group {} of the journal is damaged in both copies ({}), and later groups (up to {}) "
             "exist: acknowledged changes would be lost by going on. Restore one copy from a "
-            "backup, "
-            "or run `reprise repair` to rebuild from the segments",
+            "backup",
             plan_.last.seq + 1, Names(), newest_);
       }
     }

@@ -220,7 +220,8 @@ class CrashWorkload {
     if (next.answer.resume != key) return "a snapshot sealed by every rank was lost to the fence";
     run_ = next;
     if (Status gone = DeleteOld(saved); !gone.ok()) return "delete the last: " + gone.ToString();
-    if (Status more = Save(saved + 2, false); !more.ok()) return "save once more: " + more.ToString();
+    if (Status more = Save(saved + 2, false); !more.ok())
+      return "save once more: " + more.ToString();
     return std::nullopt;
   }
   Status DeleteOld(uint64_t step) {
