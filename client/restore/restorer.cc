@@ -181,7 +181,9 @@ Status Restorer::RunRing(const Connection& connection, Deadline deadline) {
   }
   for (uint64_t request : requests_) session_.Forget(request);
   for (const Reply& rest : inbox_->TakeRest()) {
-    if (rest.header.opcode == wire::Opcode::kChunkAt) session_.GiveBack(rest);
+    if (rest.header.opcode == wire::Opcode::kChunkAt) {
+      session_.GiveBack(rest, connection.generation);
+    }
   }
   inbox_.reset();
   std::lock_guard lock(mutex_);

@@ -291,9 +291,10 @@ void Session::Dispatch(Reply reply) {
   }
 }
 
-void Session::GiveBack(const Reply& reply) {
+void Session::GiveBack(const Reply& reply, uint64_t generation) {
   std::lock_guard lock(mutex_);
-  GiveBackLocked(reply);
+  // The ring of another connection has a buffer of the same index, and somebody may be reading it.
+  if (generation_.load(std::memory_order_acquire) == generation) GiveBackLocked(reply);
 }
 
 void Session::GiveBackLocked(const Reply& reply) {

@@ -92,8 +92,9 @@ class Session {
   }
   // The request will get no further answers, or they are not wanted any more.
   void Forget(uint64_t request);
-  // Frees the ring buffer of a kChunkAt that nobody will read.
-  void GiveBack(const Reply& reply);
+  // Frees the ring buffer of a kChunkAt that nobody will read; nothing when connection `generation`, on
+  // which it came, is over.
+  void GiveBack(const Reply& reply, uint64_t generation);
   // One request, one answer under opcode `expected`. INTERNAL: the daemon answered something else.
   template <typename Message>
   Result<Reply> Call(const Message& message, wire::Opcode expected, Deadline deadline,
