@@ -38,12 +38,15 @@ class Handle {
     error_ = status.message();
     return static_cast<reprise_code>(status.code());
   }
-  // A copy for the calling thread, so that another thread's call cannot free it under its reader.
   const char* error() const {
     if (in_child()) return reprise::client::kForkMessage;
-    static thread_local std::string text;
     std::lock_guard lock(mutex_);
-    text = error_;
+    return Say(error_);
+  }
+  // A copy for the calling thread, so that another thread's call cannot free it under its reader.
+  static const char* Say(std::string message) {
+    static thread_local std::string text;
+    text = std::move(message);
     return text.c_str();
   }
 
@@ -300,7 +303,10 @@ void reprise_save_abort(reprise_save* save, const char* reason) {
 }
 
 const char* reprise_save_error(const reprise_save* save) {
-  return save == nullptr ? "the save handle is NULL" : save->error();
+  if (save == nullptr) return "the save handle is NULL";
+  // How the save itself failed counts as much as how a call did.
+  const char* error = save->error();
+  return *error == '\0' ? save->Say(save->ticket.progress().status.message()) : error;
 }
 
 void reprise_save_get_state(const reprise_save* save, reprise_save_state* state) {

@@ -250,9 +250,26 @@ def test_ranks_that_disagree_on_the_step_are_told(cluster, start_ranks):
     for step, rank in enumerate(ranks, start=5):
         rank.do("fill", step=step)
         rank.do("save", step=step)
+    # The reason is there for those who never wait, too.
+    deadline = time.monotonic() + 30
+    while (status := ranks[0].do("status", step=5))["phase"] != "failed":
+        assert time.monotonic() < deadline, status
+        time.sleep(0.05)
+    assert "rank" in status["error"], status
     for step, rank in enumerate(ranks, start=5):
         with pytest.raises(RankError, match=r"rank"):
             rank.do("wait", step=step)
+
+
+def test_steps_that_cannot_be_are_refused_before_anything_happens(cluster, start_ranks):
+    cluster.start_store()
+    rank = start_ranks([cluster.start_node("a")], 1)[0]
+    rank.do("restore")
+    for step in (-5, 5.5, 1 << 63, "7"):
+        with pytest.raises(RankError, match="whole number") as refused:
+            rank.do("save", step=step)
+        assert refused.value.kind == "InvalidArgument"
+    save_step([rank], 1)
 
 
 def test_saves_fail_and_training_goes_on_while_the_store_is_away(cluster, start_ranks):

@@ -6,6 +6,7 @@ import atexit
 import dataclasses
 import json
 import logging
+import operator
 import os
 import sys
 import time
@@ -227,6 +228,11 @@ class Checkpointer:
 
         `every` saves only multiples of it, unless `force`. `metadata` is a JSON-able dict.
         """
+        if not hasattr(step, "__index__") or not 0 <= step < 1 << 63:
+            raise InvalidArgument(f"step {step!r}: a step is a whole number from 0 on")
+        step = operator.index(step)
+        if every is not None and every < 1:
+            raise InvalidArgument(f"every={every!r}: save every so many steps, 1 or more")
         if every is not None and not force and step % every != 0:
             return None
         last = self._last
