@@ -409,6 +409,8 @@ def test_rotten_payload_fails_one_restore_and_the_next_run_resumes_from_an_older
     assert third["step"] == 1 and third["digest"] == digest
     assert "digest" in str(third["skipped"]) and "2" in str(third["skipped"]), third["skipped"]
     assert "damaged" in cli("ls", "--all", "test/job").stdout
+    shown = cli("-o", "json", "show", "test/job@1")
+    assert json.loads(shown.stdout)["metadata"] is None, shown.stdout  # nobody gave any
 
 
 def test_daemon_not_running_and_wrong_address_say_what_to_do(tmp_path, cluster):

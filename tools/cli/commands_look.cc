@@ -106,7 +106,8 @@ Status RunShow(const GlobalOptions& options, const std::string& text, bool tenso
   json document = JsonOf(opened.info);
   document["tenant"] = reference.tenant;
   document["job"] = reference.job;
-  document["metadata"] = json::parse(manifest.metadata, nullptr, false);
+  json metadata = json::parse(manifest.metadata, nullptr, false);
+  document["metadata"] = metadata.is_discarded() ? json() : std::move(metadata);  // none: null
   std::map<std::string, const format::Piece*> items;
   for (const auto& [digest, layout] : layouts) {
     for (const format::Piece& piece : layout.pieces) items.emplace(piece.name, &piece);
