@@ -8,7 +8,7 @@
 //   x <job> <epoch> <step>  an attempt that is over for good, failed or deleted (OverRow)
 //
 // Numbers in keys are big-endian, so that a scan returns epochs, steps and ranks in order. A value
-// is a version byte, then the journal's own encoding of the entry (docs/format.md, "Index rows").
+// is a version byte, then the journal's own encoding of the entry (docs/format.md, "Index").
 // Reference counts and the free map are derived from rows at a rebuild and never stored.
 //
 // Thread rule: pure values and functions; no I/O.
